@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The torch side that all models share: device and precision, batches through the encoder, prompts through SAM's decoder."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import ModelError
+from .base import Embedding, MaskResult, PixelPrompt, SegmentationModel, check_image
+from .checkpoint import content_hash, load_weights
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class NetworkModel(SegmentationModel):
+    """A network with SAM's parts: `image_encoder`, `prompt_encoder` and `mask_decoder`.
+
+    The encoder runs in `precision`, and so are its features kept. The decoder always runs in float32: it takes a few
+    milliseconds, and its masks are what the user sees. bfloat16, not float16, whose range SAM-like encoders overflow.
+    """
+
+    preprocessing: str
+    """Names what preprocess does; change it with the arithmetic, so that saved embeddings are not mixed."""
+
+    def __init__(self, network: torch.nn.Module, name: str, checkpoint: Path, device: str, precision: str | None) -> None:
+        self.name = name
+        self.device = resolve_device(device)
+        self.precision = resolve_precision(precision, self.device)
+        load_weights(network, checkpoint, name)
+        self.fingerprint = content_hash(network, self.preprocessing, str(self.precision))
+        # eval() comes last: TinyViT then caches a table, made of the loaded weights, on the device that they are on.
+        self._network = network.requires_grad_(False).to(self.device).eval()
+        self.image_size = network.prompt_encoder.input_image_size[0]
+        with torch.inference_mode():
+            self._positions = network.prompt_encoder.get_dense_pe()
+
+    @abstractmethod
+    def input_size(self, original_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of a slice after the resize, before the padding."""
+
+    @abstractmethod
+    def upscale(self, logits: torch.Tensor, embedding: Embedding) -> torch.Tensor:
+        """The decoder's logits, (1, 1, h, w), as a mask of the slice's size, (1, 1, H, W) bool."""
+
+    def wants_several(self, prompt: PixelPrompt) -> bool:
+        """Whether the decoder proposes several masks, the best scored of which is taken, or one."""
+        return False
+
+    def encode(self, images: Sequence[np.ndarray]) -> list[Embedding]:
+        if not images:
+            return []
+        sizes = [check_image(image) for image in images]
+        batch = torch.stack([self.preprocess(image) for image in images])
+        with torch.inference_mode(), self._autocast():
+            features = self._network.image_encoder(batch.to(self.device)).to(self.precision)
+        # Copies: a view would keep the whole batch in memory after the cache has dropped all but one of it.
+        parts = [features[0]] if len(images) == 1 else [part.clone() for part in features]
+        return [Embedding(part, size, self.input_size(size)) for part, size in zip(parts, sizes)]
+
+    def decode(self, embedding: Embedding, prompt: PixelPrompt) -> MaskResult:
+        self.check_prompt(prompt)
+        with torch.inference_mode():
+            sparse, dense = self._network.prompt_encoder(*self._prompt_tensors(prompt, embedding), masks=None)
+            logits, scores = self._network.mask_decoder(
+                image_embeddings=embedding.features[None].to(self.device, torch.float32),
+                image_pe=self._positions,
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=self.wants_several(prompt),
+            )
+            best = int(scores[0].argmax())
+            mask = self.upscale(logits[:, best : best + 1], embedding)
+            return MaskResult(mask[0, 0].cpu().numpy(), float(scores[0, best]))
+
+    def _prompt_tensors(
+        self, prompt: PixelPrompt, embedding: Embedding
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor] | None, torch.Tensor | None]:
+        """The points, (1, N, 2) with labels (1, N), and the box, (1, 4), in pixels of the encoder's input."""
+        # In float64 first, as the references do: float32 differs in the last bit, and a mask with it.
+        scale = np.array([embedding.input_size[i] / embedding.original_size[i] for i in (1, 0)])
+        points = box = None
+        if prompt.has_points:
+            xy = torch.as_tensor(prompt.points_xy * scale, dtype=torch.float32, device=self.device)
+            labels = torch.as_tensor(prompt.labels.astype(np.int32), device=self.device)
+            points = (xy[None], labels[None])
+        if prompt.has_box:
+            corners = (prompt.box_xyxy.reshape(2, 2) * scale).reshape(1, 4)
+            box = torch.as_tensor(corners, dtype=torch.float32, device=self.device)
+        return points, box
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        if self.precision is torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.precision)
+
+
+def resolve_device(device: str) -> torch.device:
+    """"auto" is CUDA where there is one. Raises ModelError for a device that is unknown or not here."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f'"{device}" is not a device; give auto, cpu, cuda or cuda:1.') from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise ModelError(f'The device "{device}" is not supported; give auto, cpu, cuda or cuda:1.')
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f'The device "{device}" is not on this machine, which has {torch.cuda.device_count()}; give auto or cpu.')
+    return resolved
+
+
+def resolve_precision(precision: str | None, device: torch.device) -> torch.dtype:
+    """None is bfloat16 on a GPU that computes in it and float32 elsewhere. Raises ModelError for an unknown name."""
+    if precision is None:
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    if precision not in PRECISIONS:
+        raise ModelError(f'"{precision}" is not a precision; give {" or ".join(PRECISIONS)}.')
+    return PRECISIONS[precision]
