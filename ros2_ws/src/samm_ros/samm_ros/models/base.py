@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a promptable segmentation model is to the rest of samm_ros: encode a slice once, decode as many prompts as asked.
+"""What a model is to the rest of samm_ros: it encodes a slice once, then decodes any number of prompts on it.
 
 This module imports no torch, so that prompts can be checked where no model is loaded.
 """
@@ -58,7 +58,7 @@ class Embedding:
 
 @dataclass(frozen=True, eq=False)
 class MaskResult:
-    """mask: (H, W) bool of the slice's own size. score: the quality that the model itself predicts, about 0 to 1."""
+    """mask: (H, W) bool, of the slice's own size. score: the model's own estimate of it, about 0 to 1."""
 
     mask: np.ndarray
     score: float
@@ -69,8 +69,9 @@ class SegmentationModel(ABC):
 
     Both may be called from several threads at once: a loaded model is never written to.
 
-    Pixels: x is the column, y the row, and (0, 0) the centre of the first pixel. A model scales them by new size over old
-    size, without a half-pixel shift, because its reference does so and its weights were trained with it.
+    Pixels: x is the column, y the row, and (0, 0) the centre of the first pixel. A model scales them by new
+    size over old size, without a half-pixel shift, because its reference does so and its weights were trained
+    with it.
     """
 
     name: str
@@ -79,7 +80,7 @@ class SegmentationModel(ABC):
     takes_points: bool
     takes_box: bool
     fingerprint: str
-    """Hexadecimal name of everything that an embedding depends on besides the image: weights, preprocessing, precision."""
+    """Hexadecimal; names what embeddings depend on besides the slice: weights, preprocessing, precision."""
 
     @abstractmethod
     def preprocess(self, image: np.ndarray) -> torch.Tensor:
@@ -94,7 +95,7 @@ class SegmentationModel(ABC):
 
     @abstractmethod
     def decode(self, embedding: Embedding, prompt: PixelPrompt) -> MaskResult:
-        """The mask of `prompt` on the encoded slice. Raises PromptError for a prompt that the model does not take."""
+        """The mask of `prompt` on the encoded slice. Raises PromptError, as check_prompt does."""
 
     def check_prompt(self, prompt: PixelPrompt) -> None:
         """Raises PromptError for a prompt that this model was not trained to answer.
@@ -106,16 +107,17 @@ class SegmentationModel(ABC):
                 f"{self.name} takes no points: draw a box, or use a model that takes points, such as vit_b."
             )
         if prompt.has_box and not self.takes_box:
-            raise PromptError(f"{self.name} takes no box: set points, or use a model that takes boxes, such as vit_b.")
+            raise PromptError(f"{self.name} takes no box: set points, or use a model that takes boxes.")
 
 
 def check_image(image: np.ndarray) -> tuple[int, int]:
     """Rows and columns of `image`; raises VolumeError unless it is (H, W, 3) uint8, at most 16384 a side."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise VolumeError(f"A slice of shape {image.shape} and type {image.dtype} cannot be encoded; give (H, W, 3) uint8.")
-    if not 1 <= min(image.shape[:2]) <= max(image.shape[:2]) <= MAX_SIDE:
-        raise VolumeError(f"A slice of {image.shape[0]}x{image.shape[1]} pixels cannot be encoded; give 1 to {MAX_SIDE} a side.")
-    return image.shape[0], image.shape[1]
+        raise VolumeError(f"A slice has shape {image.shape} and type {image.dtype}; give (H, W, 3) uint8.")
+    rows, columns = image.shape[:2]
+    if not 1 <= min(rows, columns) <= max(rows, columns) <= MAX_SIDE:
+        raise VolumeError(f"A slice of {rows}x{columns} pixels is out of range; give 1 to {MAX_SIDE} a side.")
+    return rows, columns
 
 
 def longest_side_size(size: tuple[int, int], target: int) -> tuple[int, int]:
@@ -126,5 +128,5 @@ def longest_side_size(size: tuple[int, int], target: int) -> tuple[int, int]:
     scale = target / max(size)
     rows, columns = int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
     if min(rows, columns) < 1:
-        raise VolumeError(f"A slice of {size[0]}x{size[1]} pixels is too thin to be resized to {target}; crop or resample it.")
+        raise VolumeError(f"A slice of {size[0]}x{size[1]} pixels is too thin to encode; resample it.")
     return rows, columns

@@ -22,24 +22,26 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the damaged bytes make it trip over
         raise ModelError(
-            f"The checkpoint {path} is damaged or holds more than tensors, so it was not loaded; fetch it again."
+            f"The checkpoint {path} is damaged or holds more than tensors, so it is refused; fetch it again."
         ) from error
     for wrapper in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict) or not content or not all(isinstance(t, torch.Tensor) for t in content.values()):
-        raise ModelError(f"The checkpoint {path} holds no named tensors; give a state dict that torch.save wrote.")
+    tensors = content.values() if isinstance(content, dict) else ()
+    if not tensors or not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+        raise ModelError(f"The checkpoint {path} is no state dict; give a file of named tensors.")
     return content
 
 
 def load_weights(network: torch.nn.Module, path: Path, name: str) -> None:
     """Fill `network` with the checkpoint, every name and shape of which must fit. Raises ModelError."""
     given, wanted = read_state_dict(path), network.state_dict()
-    wrong = sorted(wanted.keys() ^ given.keys()) or [key for key in wanted if wanted[key].shape != given[key].shape]
+    wrong = sorted(wanted.keys() ^ given.keys())
+    wrong = wrong or [key for key in wanted if wanted[key].shape != given[key].shape]
     if wrong:
         raise ModelError(
-            f"The checkpoint {path} does not fit {name}: {len(wrong)} of its tensors are missing, unknown or of another "
-            f"shape, {wrong[0]} first; give the model that it was made for."
+            f"The checkpoint {path} does not fit {name}: {len(wrong)} tensors are missing, unknown or of"
+            f" another shape, such as {wrong[0]}; load it as the model that it was made for."
         )
     broken = next((key for key, tensor in given.items() if not torch.isfinite(tensor).all()), None)
     if broken:

