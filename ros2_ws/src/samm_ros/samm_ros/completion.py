@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CPL_INF without ROS: decodes the newest request of each client as soon as its slice is embedded."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from .cycle import MAX_CLIENTS, Answer, Request, refusal
+from .embedding.engine import EmbeddingSource, EncodedSlice
+from .errors import SammError
+from .masks import MaskEncoding, encode_mask
+from .trace import Outcome
+
+logger = logging.getLogger(__name__)
+
+# Called from the loop's thread with the request, when work on it began (CLOCK_MONOTONIC, ns) and how it ended.
+OnEnded = Callable[[Request, "Answer | None", int, Outcome], None]
+
+
+@dataclass
+class _Client:
+    """A client's newest request; taken once it is being decoded, and then its answer."""
+
+    request: Request
+    taken: bool = False
+    answer: Answer | None = None
+
+
+def _outcome(answer: Answer) -> Outcome:
+    return Outcome.REFUSED if answer.error else Outcome.COMPLETED
+
+
+class CompletionLoop:
+    """One thread that decodes; at most one request of a client waits, the newest. Thread-safe.
+
+    on_ended gets every request: with its answer (COMPLETED, or REFUSED with the answer's error), or with None
+    (SUPERSEDED by a newer request of the same client). A request sent again is answered again, not decoded again.
+    """
+
+    def __init__(self, source: EmbeddingSource, on_ended: OnEnded) -> None:
+        self._source = source
+        self._on_ended = on_ended
+        self._clients: OrderedDict[str, _Client] = OrderedDict()
+        self._ready: dict[str, Future[EncodedSlice]] = {}
+        self._closed = False
+        self._wake = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="completion", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request) -> None:
+        """Answer `request` soon, instead of any older one of its client."""
+        now = time.monotonic_ns()
+        with self._wake:
+            former = self._clients.get(request.client_id)
+            if former and request.cycle < former.request.cycle:
+                return
+            again = former is not None and request.cycle == former.request.cycle
+            if not again:
+                self._clients[request.client_id] = _Client(request)
+                self._clients.move_to_end(request.client_id)
+                self._ready.pop(request.client_id, None)
+                self._forget_idle_clients()
+        if again:
+            # Either it is still being worked on, or its mask was lost on the way.
+            if former.answer:
+                self._on_ended(request, former.answer, now, _outcome(former.answer))
+            return
+        if former and not former.taken:
+            self._on_ended(former.request, None, now, Outcome.SUPERSEDED)
+        embedding = self._source.request(request.slice)
+        embedding.add_done_callback(lambda future: self._embedded(request, future))
+
+    def close(self) -> None:
+        """End the thread after the request under way."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _forget_idle_clients(self) -> None:
+        for client_id in [c for c, client in self._clients.items() if client.answer]:
+            if len(self._clients) <= MAX_CLIENTS:
+                return
+            del self._clients[client_id]
+
+    def _embedded(self, request: Request, future: Future[EncodedSlice]) -> None:
+        with self._wake:
+            client = self._clients.get(request.client_id)
+            if client and client.request is request:
+                self._ready[request.client_id] = future
+                self._wake.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._ready or self._closed)
+                if self._closed:
+                    return
+                # The client that has waited longest: the dictionary keeps the order of arrival.
+                client_id = next(iter(self._ready))
+                future, client = self._ready.pop(client_id), self._clients[client_id]
+                client.taken = True
+            started_ns = time.monotonic_ns()
+            client.answer = answer = self._answer(client.request, future)
+            self._on_ended(client.request, answer, started_ns, _outcome(answer))
+
+    @staticmethod
+    def _answer(request: Request, future: Future[EncodedSlice]) -> Answer:
+        try:
+            encoded = future.result()
+            encoded.model.check_prompt(request.prompt)
+            result = encoded.model.decode(encoded.embedding, request.prompt)
+        except SammError as error:
+            return refusal(request, str(error))
+        except Exception as error:  # the loop must outlive whatever one request does
+            logger.exception("Decoding cycle %d failed", request.cycle)
+            return refusal(request, f"The mask could not be computed: {error}")
+        return Answer(
+            request.cycle,
+            request.client_id,
+            request.segment,
+            request.slice,
+            request.shape,
+            encoded.model.name,
+            MaskEncoding.BITS_ZLIB,
+            encode_mask(result.mask, MaskEncoding.BITS_ZLIB),
+            result.score,
+        )

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A program that uses the graph as any other would: loads a volume, prompts, waits for masks, reads the trace."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import rclpy
+from rclpy.action import ActionClient
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from samm_msgs import msg
+from samm_msgs.action import EmbedVolume
+from samm_msgs.srv import LoadVolume, SaveSegmentation
+
+from ..cycle import Answer
+from ..errors import LaunchError, MaskError, PromptError, SammError, VolumeError
+from ..geometry import Plane
+from ..nodes import graph, wire
+from ..prompts import Prompt
+from ..trace import TaskEvent
+
+# Prompts are best effort: one that SND_INF did not get, as it was still starting, is published again.
+REPEAT_PROMPT_S = 2.0
+
+
+class GraphClient:
+    """Talks to a running graph in `namespace`; a context manager. Every wait has a limit and raises LaunchError at it."""
+
+    def __init__(self, namespace: str, client_id: str) -> None:
+        self.client_id = client_id
+        self.events: list[TaskEvent] = []
+        self.status: msg.EmbeddingStatus | None = None
+        self.segmentation: msg.SegmentationStatus | None = None
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._changed = threading.Condition()
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, signal_handler_options=rclpy.SignalHandlerOptions.NO)
+        self._node = Node("demo", namespace=namespace, context=self._context)
+        self._prompts = self._node.create_publisher(msg.Prompt, graph.PROMPTS, graph.NEWEST)
+        self._load = self._node.create_client(LoadVolume, graph.LOAD_VOLUME)
+        self._save = self._node.create_client(SaveSegmentation, graph.SAVE_SEGMENTATION)
+        self._embed = ActionClient(self._node, EmbedVolume, graph.EMBED_VOLUME)
+        subscribe = self._node.create_subscription
+        subscribe(msg.SliceMask, graph.RECEIVED_MASKS, self._on_answer, graph.NEWEST)
+        subscribe(msg.TaskEvent, graph.TASK_EVENTS, self._on_event, graph.EVENTS)
+        subscribe(msg.EmbeddingStatus, graph.EMBEDDING_STATUS, self._on_status, graph.LATCHED)
+        subscribe(msg.SegmentationStatus, graph.SEGMENTATION_STATUS, self._on_segmentation, graph.LATCHED)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> GraphClient:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._executor.shutdown(timeout_sec=1.0)
+        self._thread.join(timeout=1.0)
+        self._node.destroy_node()
+        rclpy.try_shutdown(context=self._context)
+
+    def load(self, path: Path, window_preset: str = "", timeout_s: float = 120.0) -> wire.LoadedVolume:
+        """Make the graph load a volume and wait until its client side shows it; raises VolumeError when refused."""
+        if not self._load.wait_for_service(timeout_s):
+            raise LaunchError(f"The server did not come up within {timeout_s:g} s; see its log.")
+        response = self._call(
+            self._load, LoadVolume.Request(path=str(path), window_preset=window_preset), timeout_s
+        )
+        if not response.success:
+            raise VolumeError(response.message)
+        volume = wire.volume_from_msg(response.volume)
+        self.wait_for(
+            lambda: self.segmentation is not None and self.segmentation.volume_uid == volume.uid,
+            "the client nodes to show the volume",
+            timeout_s,
+        )
+        return volume
+
+    def prompt(self, prompt: Prompt, slice_index: int, segment: str = "", timeout_s: float = 60.0) -> Answer:
+        """Publish a prompt and wait for its answer; raises PromptError with the graph's sentence when refused."""
+        message = wire.prompt_to_msg(prompt, client_id=self.client_id, segment=segment)
+        deadline = time.monotonic() + timeout_s
+        while (now := time.monotonic()) < deadline:
+            message.header.stamp = self._node.get_clock().now().to_msg()
+            self._prompts.publish(message)
+            repeat_at = min(now + REPEAT_PROMPT_S, deadline)
+            while (left := repeat_at - time.monotonic()) > 0:
+                try:
+                    answer = self._answers.get(timeout=left)
+                except queue.Empty:
+                    break
+                if answer.error:
+                    raise PromptError(answer.error)
+                if (answer.slice.plane, answer.slice.index) == (prompt.plane, slice_index):
+                    return answer
+        raise LaunchError(f"There was no mask within {timeout_s:g} s; see the logs of the nodes.")
+
+    def embed(self, planes: list[Plane], on_status: Callable[[msg.EmbeddingStatus], None], limit_s: float) -> None:
+        """Embed whole planes, for at most `limit_s`; what is embedded by then stays."""
+        goal = EmbedVolume.Goal(planes=[int(plane) for plane in planes])
+        self._wait(self._embed.wait_for_server(limit_s), "the embedding action")
+        sent = self._embed.send_goal_async(goal, feedback_callback=lambda f: on_status(f.feedback.status))
+        handle = self._result(sent, 10.0)
+        finished = handle.get_result_async()
+        try:
+            self._result(finished, limit_s)
+        except LaunchError:
+            self._result(handle.cancel_goal_async(), 10.0)
+            self._result(finished, 30.0)
+
+    def save(self, path: Path) -> None:
+        """Raises MaskError when the graph refuses."""
+        response = self._call(self._save, SaveSegmentation.Request(path=str(path)), 60.0)
+        if not response.success:
+            raise MaskError(response.message)
+
+    def wait_for(self, condition: Callable[[], bool], what: str, timeout_s: float) -> None:
+        """Wait until a message made `condition` true."""
+        with self._changed:
+            self._wait(self._changed.wait_for(condition, timeout_s), what)
+
+    def _call(self, client: object, request: object, timeout_s: float) -> object:
+        self._wait(client.wait_for_service(timeout_s), client.srv_name)
+        return self._result(client.call_async(request), timeout_s)
+
+    def _result(self, future: object, timeout_s: float) -> object:
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        self._wait(done.wait(timeout_s), "an answer")
+        return future.result()
+
+    @staticmethod
+    def _wait(happened: bool, what: str) -> None:
+        if not happened:
+            raise LaunchError(f"Waited in vain for {what}; see the logs of the nodes.")
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except ExternalShutdownException:
+            pass
+
+    def _on_answer(self, message: msg.SliceMask) -> None:
+        if message.client_id == self.client_id:
+            try:
+                self._answers.put(wire.answer_from_msg(message))
+            except SammError as error:
+                self._node.get_logger().warning(str(error))
+
+    def _on_event(self, message: msg.TaskEvent) -> None:
+        with self._changed:
+            self.events.append(wire.event_from_msg(message))
+            self._changed.notify_all()
+
+    def _on_status(self, message: msg.EmbeddingStatus) -> None:
+        with self._changed:
+            self.status = message
+            self._changed.notify_all()
+
+    def _on_segmentation(self, message: msg.SegmentationStatus) -> None:
+        with self._changed:
+            self.segmentation = message
+            self._changed.notify_all()

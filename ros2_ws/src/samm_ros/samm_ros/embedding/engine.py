@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Embeds slices of one volume with one model: what is asked for at once, the rest as time allows."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from ..cycle import SliceId
+from ..errors import CacheError, PromptError
+from ..geometry import Plane
+from ..volume import Volume
+from .cache import EmbeddingCache, EmbeddingKey, EmbeddingStore, scope_of
+from .schedule import SweepOrder
+
+if TYPE_CHECKING:
+    from ..models.base import Embedding, SegmentationModel
+
+# The sweep rests while prompts come in, so that a cycle has the processor to itself.
+SWEEP_PAUSE_S = 0.25
+_RATE_WINDOW = 32
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSlice:
+    """An embedding and the model that made it: only that model's decoder may read it."""
+
+    embedding: Embedding
+    model: SegmentationModel
+
+
+class EmbeddingSource(Protocol):
+    """Where CPL_INF gets embeddings from: the engine in its own process, or another process."""
+
+    def request(self, slice_id: SliceId) -> Future[EncodedSlice]:
+        """The slice's embedding, encoded first when it has to be. The future raises SammError when there is none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How much of the volume is embedded; done and total are by plane."""
+
+    volume_uid: str
+    model: str
+    device: str
+    done: dict[Plane, int]
+    total: dict[Plane, int]
+    rate: float
+    sweeping: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Session:
+    """What one embedding depends on. A new volume, window or model is a new session; work of an old one is dropped."""
+
+    volume: Volume
+    model: SegmentationModel
+    scope: str
+
+    def key(self, plane: Plane, index: int) -> EmbeddingKey:
+        return EmbeddingKey(self.scope, plane, index)
+
+
+class EmbeddingEngine:
+    """The encoder, its cache and its order of work, on one thread of its own. Thread-safe.
+
+    on_progress is called from that thread after every slice; it must return at once.
+    """
+
+    def __init__(
+        self,
+        cache: EmbeddingCache,
+        store: EmbeddingStore | None = None,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.cache = cache
+        self.on_progress = on_progress
+        self._store = store
+        self._model: SegmentationModel | None = None
+        self._volume: Volume | None = None
+        self._session: _Session | None = None
+        self._wanted: dict[tuple[Plane, int], Future[EncodedSlice]] = {}
+        self._sweep: SweepOrder | None = None
+        self._finished_at: deque[float] = deque(maxlen=_RATE_WINDOW)
+        self._last_request = 0.0
+        self._closed = False
+        self._wake = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="embedding", daemon=True)
+        self._thread.start()
+
+    @property
+    def model(self) -> SegmentationModel | None:
+        return self._model
+
+    @property
+    def volume(self) -> Volume | None:
+        return self._volume
+
+    def set_model(self, model: SegmentationModel) -> None:
+        """Answer with this model from now on; the embeddings of the former one are dropped."""
+        self.cache.clear()
+        self._begin(self._volume, model)
+
+    def set_volume(self, volume: Volume) -> None:
+        """Answer on this volume from now on; embeddings of others stay while the budget holds them."""
+        self._begin(volume, self._model)
+
+    def request(self, slice_id: SliceId) -> Future[EncodedSlice]:
+        """The slice's embedding, before anything else that waits. The future raises PromptError when there is none."""
+        future: Future[EncodedSlice] = Future()
+        with self._wake:
+            session = self._session
+            self._last_request = time.monotonic()
+            if problem := self._objection(session, slice_id):
+                future.set_exception(PromptError(problem))
+                return future
+            place = (slice_id.plane, slice_id.index)
+            if self._sweep:
+                self._sweep.focus(*place)
+            if embedding := self.cache.get(session.key(*place)):
+                future.set_result(EncodedSlice(embedding, session.model))
+                return future
+            # Put last = encoded first: the newest wish is the one its user is looking at.
+            future = self._wanted.pop(place, future)
+            self._wanted[place] = future
+            self._wake.notify()
+            return future
+
+    def sweep(self, planes: Iterable[Plane]) -> None:
+        """Embed all slices of these planes as time allows; replaces a sweep under way."""
+        with self._wake:
+            if self._session is None:
+                raise PromptError("There is nothing to embed; load a volume first.")
+            counts = {plane: self._session.volume.geometry.slice_count(plane) for plane in sorted(set(planes))}
+            self._sweep = SweepOrder(counts)
+            for plane in counts:
+                for index in self.cache.indices(self._session.scope, plane):
+                    self._sweep.discard(plane, index)
+            self._wake.notify()
+
+    def cancel_sweep(self) -> None:
+        """Stop after the slice under way; what is embedded stays."""
+        with self._wake:
+            self._sweep = None
+
+    def progress(self) -> Progress | None:
+        """How far the volume is; None while there is no volume or model."""
+        with self._wake:
+            session, sweeping = self._session, bool(self._sweep)
+            finished = list(self._finished_at)
+        if session is None:
+            return None
+        done = {plane: len(self.cache.indices(session.scope, plane)) for plane in Plane}
+        total = {plane: session.volume.geometry.slice_count(plane) for plane in Plane}
+        recent = [t for t in finished if time.monotonic() - t < 10]
+        rate = (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
+        return Progress(
+            session.volume.uid, session.model.name, str(session.model.device), done, total, rate, sweeping
+        )
+
+    def close(self) -> None:
+        """End the thread; what waits is refused."""
+        with self._wake:
+            self._closed = True
+            self._refuse_waiting("The embedding engine is shutting down.")
+            self._wake.notify()
+        self._thread.join()
+
+    def _begin(self, volume: Volume | None, model: SegmentationModel | None) -> None:
+        with self._wake:
+            self._volume, self._model = volume, model
+            self._sweep = None
+            self._finished_at.clear()
+            self._session = None
+            if volume and model:
+                self._session = _Session(volume, model, scope_of(volume.uid, volume.window, model.fingerprint))
+            self._refuse_waiting("The volume or the model was changed before the slice was embedded.")
+            self._wake.notify()
+
+    def _refuse_waiting(self, why: str) -> None:
+        waiting, self._wanted = self._wanted, {}
+        for future in waiting.values():
+            future.set_exception(PromptError(why))
+
+    @staticmethod
+    def _objection(session: _Session | None, slice_id: SliceId) -> str:
+        if session is None:
+            return "There is nothing to segment; load a volume first."
+        if slice_id.volume_uid != session.volume.uid:
+            return f"The volume {slice_id.volume_uid[:8]} is not loaded; {session.volume.uid[:8]} is."
+        if not session.volume.geometry.contains_slice(slice_id.plane, slice_id.index):
+            last = session.volume.geometry.slice_count(slice_id.plane) - 1
+            return f"There is no {slice_id}; {session.volume.name} has slices 0 to {last} in that plane."
+        return ""
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not (job := self._next_job()):
+                    if self._closed:
+                        return
+                    self._wake.wait(self._pause() if self._sweep else None)
+                session, place, future = job
+            try:
+                embedding = self._embed(session, *place)
+            except Exception as error:  # the thread must outlive whatever one slice does
+                logger.exception("Embedding %s slice %d failed", place[0].name.lower(), place[1])
+                if future:
+                    future.set_exception(PromptError(f"The slice could not be embedded: {error}"))
+                continue
+            with self._wake:
+                self._finished_at.append(time.monotonic())
+                # Someone may have asked for the slice while the sweep was at it.
+                future = future or (self._wanted.pop(place, None) if session is self._session else None)
+            if future:
+                future.set_result(EncodedSlice(embedding, session.model))
+            self.on_progress()
+
+    def _pause(self) -> float:
+        return max(0.0, self._last_request + SWEEP_PAUSE_S - time.monotonic())
+
+    def _next_job(self) -> tuple[_Session, tuple[Plane, int], Future[EncodedSlice] | None] | None:
+        session = self._session
+        if self._closed or session is None:
+            return None
+        if self._wanted:
+            place, future = self._wanted.popitem()
+            if self._sweep:
+                self._sweep.discard(*place)
+            return session, place, future
+        if not self._sweep or self._pause() > 0:
+            return None
+        place = self._sweep.pop()
+        if place is None or not self._has_room():
+            # Going on would push out the very slices that the sweep began with.
+            self._sweep = None
+            self.on_progress()
+            return None
+        return session, place, None
+
+    def _has_room(self) -> bool:
+        held = len(self.cache)
+        return not held or self.cache.has_room(self.cache.nbytes // held)
+
+    def _embed(self, session: _Session, plane: Plane, index: int) -> Embedding:
+        key = session.key(plane, index)
+        embedding = self._load(key, session.model)
+        if embedding is None:
+            (embedding,) = session.model.encode([session.volume.slice_image(plane, index)])
+            self._save(key, embedding)
+        self.cache.put(key, embedding)
+        return embedding
+
+    def _load(self, key: EmbeddingKey, model: SegmentationModel) -> Embedding | None:
+        if not self._store:
+            return None
+        try:
+            return self._store.load(key, model.device)
+        except CacheError as error:
+            logger.warning("%s", error)
+            return None
+
+    def _save(self, key: EmbeddingKey, embedding: Embedding) -> None:
+        if not self._store:
+            return
+        try:
+            self._store.save(key, embedding)
+        except CacheError as error:
+            # A full disk costs time on the next load, nothing now.
+            logger.warning("%s", error)

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CPL_INF, complete SAM inference: decodes the newest request of each client on its slice's embedding.
+
+In:   accepted_requests (SliceRequest, newest)
+Out:  masks (SliceMask, newest), task_events
+Uses: the embedding engine of its own process (samm_server), or get_embedding of another (alone)
+Parameters: autostart; alone also device, checkpoint and cache_gib
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
+from samm_msgs.msg import SliceRequest
+
+from ..completion import CompletionLoop
+from ..cycle import Answer, Request
+from ..embedding.engine import EmbeddingSource
+from ..errors import PromptError
+from ..trace import Outcome, Task
+from . import graph, process, wire
+from .diagnostics import Diagnostics
+from .publishing import answer_publisher
+from .remote_embeddings import RemoteEmbeddings
+from .tracing import TaskTracer
+
+
+class CplInf(LifecycleNode):
+    """Requests come in on the executor's thread; masks leave from the completion loop's own."""
+
+    def __init__(self, make_source: Callable[[Node], EmbeddingSource]) -> None:
+        super().__init__("cpl_inf")
+        process.declare_autostart(self)
+        self._source = make_source(self)
+        self._diagnostics = Diagnostics(self)
+        self._tracer = TaskTracer(self, Task.CPL_INF)
+        self._masks = answer_publisher(self, graph.MASKS)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._loop = CompletionLoop(self._source, self._on_ended)
+        self._accepted = self.create_subscription(
+            SliceRequest, graph.ACCEPTED_REQUESTS, self._on_request, graph.NEWEST
+        )
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.destroy_subscription(self._accepted)
+        self._loop.close()
+        return super().on_deactivate(state)
+
+    def _on_request(self, message: SliceRequest) -> None:
+        try:
+            self._loop.submit(wire.request_from_msg(message))
+        except PromptError as error:
+            self._diagnostics.problem(str(error))
+
+    def _on_ended(self, request: Request, answer: Answer | None, started_ns: int, outcome: Outcome) -> None:
+        if answer:
+            self._masks.publish(answer)
+        self._tracer.ended(request, started_ns, outcome)
+        self._diagnostics.count(outcome.name.lower())
+        if outcome == Outcome.REFUSED:
+            self._diagnostics.problem(answer.error)
+        elif outcome == Outcome.COMPLETED:
+            self._diagnostics.solved()
+
+
+def main() -> None:
+    with process.ros():
+        node = CplInf(RemoteEmbeddings)
+        process.autostart(node)
+        process.spin(node)

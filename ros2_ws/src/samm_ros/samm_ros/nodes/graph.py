@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The graph's names and QoS profiles, each defined here alone. Names are relative: a namespace makes another graph."""
+
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+PROMPTS = "prompts"
+SLICE_REQUESTS = "slice_requests"
+ACCEPTED_REQUESTS = "accepted_requests"
+MASKS = "masks"
+RECEIVED_MASKS = "received_masks"
+OVERLAY = "overlay"
+
+VOLUME_INFO = "volume_info"
+MODEL_INFO = "model_info"
+EMBEDDING_STATUS = "embedding_status"
+SEGMENTATION_STATUS = "segmentation_status"
+TASK_EVENTS = "task_events"
+DIAGNOSTICS = "/diagnostics"
+
+LOAD_VOLUME = "load_volume"
+SELECT_MODEL = "select_model"
+GET_EMBEDDING = "get_embedding"
+UNDO = "undo"
+REDO = "redo"
+SAVE_SEGMENTATION = "save_segmentation"
+EMBED_VOLUME = "embed_volume"
+
+# The cycle: the newest wins and nothing queues; SND_INF sends again what got no answer.
+NEWEST = QoSProfile(
+    reliability=ReliabilityPolicy.BEST_EFFORT,
+    durability=DurabilityPolicy.VOLATILE,
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+)
+# State: a late joiner sees it.
+LATCHED = QoSProfile(
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+)
+# The trace: every event, off the hot path.
+EVENTS = QoSProfile(
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1000,
+)

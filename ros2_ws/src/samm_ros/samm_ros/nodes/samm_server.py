@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server's three nodes in one process: CPL_INF reads an embedding where the encoder left it, on the GPU."""
+
+from __future__ import annotations
+
+from . import process
+from .cpl_inf import CplInf
+from .embedding import EmbeddingNode
+from .rcv_inf import RcvInf
+
+
+def main() -> None:
+    with process.ros():
+        embedding = EmbeddingNode()
+        rcv_inf, cpl_inf = RcvInf(), CplInf(lambda node: embedding.engine)
+        # Loading and embedding take seconds and minutes; on threads of their own they delay no request.
+        with process.spinning_aside(embedding):
+            process.autostart(embedding, rcv_inf, cpl_inf)
+            process.spin(rcv_inf, cpl_inf)

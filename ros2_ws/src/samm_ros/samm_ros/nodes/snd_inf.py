@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SND_INF, send inference request: brings a prompt to the pixels of its slice and sends it to the server.
+
+In:   prompts (Prompt, newest), volume_info (VolumeInfo, latched), received_masks (SliceMask, newest)
+Out:  slice_requests (SliceRequest, newest), masks (SliceMask, newest: refusals), task_events
+Uses: load_volume, when a server comes back without the volume that was being worked on
+Parameters: client_id, resend_after
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+from rclpy.node import Node
+from samm_msgs.msg import Prompt, SliceMask, VolumeInfo
+from samm_msgs.msg import SliceId as SliceIdMsg
+from samm_msgs.srv import LoadVolume
+
+from ..cycle import Answer, ApplyRule, CycleCounter, Request, SliceId
+from ..errors import MaskError, PromptError, VolumeError
+from ..trace import Outcome, Task
+from . import graph, parameters, process, wire
+from .diagnostics import Diagnostics
+from .publishing import answer_publisher, request_publisher
+from .tracing import TaskTracer
+
+RESEND_CHECK_S = 0.05
+
+
+class SndInf(Node):
+    """One cycle a prompt. A request without an answer is sent again: best effort loses messages, and servers restart."""
+
+    def __init__(self) -> None:
+        super().__init__("snd_inf")
+        self._client_id = parameters.declare(
+            self, "client_id", "", "Client of prompts that name none; empty: host name and process id."
+        )
+        self._client_id = self._client_id or f"{socket.gethostname()}-{os.getpid()}"
+        self._resend_after = parameters.declare_number(
+            self, "resend_after", 0.5, "Seconds without an answer after which a request is sent again.", (0.05, 60.0)
+        )
+        self._volume: wire.LoadedVolume | None = None
+        self._cycles = CycleCounter()
+        self._rule = ApplyRule()
+        self._sent_at: dict[str, float] = {}
+        self._diagnostics = Diagnostics(self)
+        self._tracer = TaskTracer(self, Task.SND_INF)
+        self._requests = request_publisher(self, graph.SLICE_REQUESTS)
+        self._refusals = answer_publisher(self, graph.MASKS)
+        self._load_volume = self.create_client(LoadVolume, graph.LOAD_VOLUME)
+        self.create_subscription(VolumeInfo, graph.VOLUME_INFO, self._on_volume, graph.LATCHED)
+        self.create_subscription(SliceMask, graph.RECEIVED_MASKS, self._on_answer, graph.NEWEST)
+        self.create_subscription(Prompt, graph.PROMPTS, self._on_prompt, graph.NEWEST)
+        self.create_timer(RESEND_CHECK_S, self._resend)
+
+    def _on_prompt(self, message: Prompt) -> None:
+        started_ns = time.monotonic_ns()
+        client_id = message.client_id or self._client_id
+        cycle = self._cycles.next()
+        try:
+            request = self._request(message, cycle, client_id)
+        except PromptError as error:
+            self._refuse(message, cycle, client_id, str(error), started_ns)
+            return
+        self._rule.requested(request)
+        self._send(request)
+        self._tracer.ended(request, started_ns)
+
+    def _request(self, message: Prompt, cycle: int, client_id: str) -> Request:
+        if self._volume is None:
+            raise PromptError("There is nothing to segment; load a volume first.")
+        uid = message.slice.volume_uid or self._volume.uid
+        if uid != self._volume.uid:
+            raise PromptError(f"The prompt is for the volume {uid[:8]}, but {self._volume.uid[:8]} is loaded.")
+        prompt = wire.prompt_from_msg(message)
+        index, pixels = prompt.on_slice(self._volume.geometry)
+        slice_id = SliceId(uid, prompt.plane, index)
+        shape = self._volume.geometry.slice_shape(prompt.plane)
+        return Request(cycle, client_id, message.segment, slice_id, shape, pixels)
+
+    def _refuse(self, message: Prompt, cycle: int, client_id: str, error: str, started_ns: int) -> None:
+        self._diagnostics.problem(error)
+        # The plane itself may be what is wrong: an answer always names one that there is.
+        message.slice.plane = min(message.slice.plane, SliceIdMsg.SAGITTAL)
+        message.slice.volume_uid = message.slice.volume_uid or (self._volume.uid if self._volume else "")
+        answer = Answer(cycle, client_id, message.segment, wire.slice_from_msg(message.slice), (0, 0), error=error)
+        self._refusals.publish(answer)
+        self._tracer.ended(answer, started_ns, Outcome.REFUSED)
+
+    def _send(self, request: Request) -> None:
+        self._sent_at[request.client_id] = time.monotonic()
+        self._requests.publish(request)
+        self._diagnostics.count("sent")
+
+    def _on_answer(self, message: SliceMask) -> None:
+        try:
+            self._rule.settled(wire.answer_from_msg(message))
+        except MaskError as error:
+            self._diagnostics.problem(str(error))
+            return
+        self._diagnostics.solved()
+
+    def _resend(self) -> None:
+        now = time.monotonic()
+        for request in self._rule.waiting():
+            if self._volume is None or request.slice.volume_uid != self._volume.uid:
+                continue
+            if now - self._sent_at.get(request.client_id, 0.0) >= self._resend_after:
+                self._send(request)
+                self._diagnostics.count("sent again")
+
+    def _on_volume(self, message: VolumeInfo) -> None:
+        try:
+            volume = wire.volume_from_msg(message)
+        except VolumeError as error:
+            self._diagnostics.problem(str(error))
+            return
+        if volume is None and self._volume:
+            self._restore_volume()
+            return
+        self._volume = volume
+
+    def _restore_volume(self) -> None:
+        """A server that was restarted has forgotten the volume its clients are working on."""
+        lost = self._volume
+        self.get_logger().info(f"The server came back without a volume; asking it to load {lost.name} again")
+        request = LoadVolume.Request(
+            path=lost.uri, window_lower=lost.window.lower, window_upper=lost.window.upper
+        )
+        self._load_volume.call_async(request).add_done_callback(self._on_restored)
+
+    def _on_restored(self, future: object) -> None:
+        if not future.result().success:
+            self._diagnostics.problem(future.result().message)
+
+
+def main() -> None:
+    with process.ros():
+        process.spin(SndInf())

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Publishes how each task of each cycle ended."""
+
+from __future__ import annotations
+
+import time
+
+from rclpy.node import Node
+from samm_msgs.msg import TaskEvent as TaskEventMsg
+
+from ..cycle import Answer, Request
+from ..trace import Outcome, Task, TaskEvent
+from . import graph, wire
+from .publishing import NumberedPublisher
+
+
+class TaskTracer:
+    """The `task_events` of one node; thread-safe."""
+
+    def __init__(self, node: Node, task: Task) -> None:
+        self._node_name = node.get_fully_qualified_name()
+        self._task = task
+        self._publisher = NumberedPublisher(
+            node, TaskEventMsg, graph.TASK_EVENTS, graph.EVENTS, wire.event_to_msg
+        )
+
+    def ended(self, cycle_of: Request | Answer, started_ns: int, outcome: Outcome = Outcome.COMPLETED) -> None:
+        """The task that began at `started_ns` (CLOCK_MONOTONIC) has just ended."""
+        event = TaskEvent(
+            self._task,
+            outcome,
+            cycle_of.cycle,
+            cycle_of.client_id,
+            cycle_of.slice,
+            self._node_name,
+            started_ns,
+            time.monotonic_ns(),
+        )
+        self._publisher.publish(event)

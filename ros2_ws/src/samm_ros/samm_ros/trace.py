@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The five tasks of a cycle and how each ends: what `task_events` carries, without ROS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from .cycle import SliceId
+
+
+class Task(IntEnum):
+    """In the order of a cycle; the names are the paper's."""
+
+    SND_INF = 0
+    RCV_INF = 1
+    CPL_INF = 2
+    RCV_MSK = 3
+    APL_MSK = 4
+
+
+class Outcome(IntEnum):
+    """How a task ended."""
+
+    COMPLETED = 0
+    SUPERSEDED = 1
+    REFUSED = 2
+    DROPPED = 3
+
+
+@dataclass(frozen=True)
+class TaskEvent:
+    """One task of one cycle has ended; stamps are nanoseconds of CLOCK_MONOTONIC of the node's host."""
+
+    task: Task
+    outcome: Outcome
+    cycle: int
+    client_id: str
+    slice: SliceId
+    node: str
+    started_ns: int
+    ended_ns: int
