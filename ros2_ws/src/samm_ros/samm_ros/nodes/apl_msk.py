@@ -108,7 +108,7 @@ class AplMsk(Node):
             self._diagnostics.problem(str(error))
             return
         outcome, why = self._session.apply(answer)
-        self._tracer.ended(answer, started_ns, outcome)
+        self._tracer.ended(answer, started_ns, time.monotonic_ns(), outcome)
         self._diagnostics.count(outcome.name.lower())
         if why:
             self._diagnostics.problem(why)

@@ -9,6 +9,7 @@ Parameters: autostart; alone also device, checkpoint and cache_gib
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -57,9 +58,8 @@ class CplInf(LifecycleNode):
             self._diagnostics.problem(str(error))
 
     def _on_ended(self, request: Request, answer: Answer | None, started_ns: int, outcome: Outcome) -> None:
-        if answer:
-            self._masks.publish(answer)
-        self._tracer.ended(request, started_ns, outcome)
+        ended_ns = self._masks.publish(answer) if answer else time.monotonic_ns()
+        self._tracer.ended(request, started_ns, ended_ns, outcome)
         self._diagnostics.count(outcome.name.lower())
         if outcome == Outcome.REFUSED:
             self._diagnostics.problem(answer.error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,9 +29,16 @@ class NumberedPublisher:
         # Numbered and sent under one lock, so that a gap in the numbers is a loss and nothing else.
         self._lock = threading.Lock()
 
-    def publish(self, value: object) -> None:
+    def publish(self, value: object) -> int:
+        """Send `value`; the nanoseconds of CLOCK_MONOTONIC at which it was handed over.
+
+        Taken before the hand-over: after it, the receiver may already have stamped an event of its own.
+        """
         with self._lock:
-            self._publisher.publish(self._to_msg(value, next(self._sequence), self._clock.now().to_msg()))
+            message = self._to_msg(value, next(self._sequence), self._clock.now().to_msg())
+            handed_over_ns = time.monotonic_ns()
+            self._publisher.publish(message)
+        return handed_over_ns
 
 
 def request_publisher(node: Node, topic: str) -> NumberedPublisher:

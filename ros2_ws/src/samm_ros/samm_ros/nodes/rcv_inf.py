@@ -58,16 +58,15 @@ class RcvInf(LifecycleNode):
             return
         if self._volume is None or self._model is None:
             self._diagnostics.count("waiting for a volume and a model")
-            self._tracer.ended(request, started_ns, Outcome.DROPPED)
+            self._tracer.ended(request, started_ns, time.monotonic_ns(), Outcome.DROPPED)
         elif objection := self._objection(request):
+            ended_ns = self._refusals.publish(refusal(request, objection))
+            self._tracer.ended(request, started_ns, ended_ns, Outcome.REFUSED)
             self._diagnostics.problem(objection)
-            self._refusals.publish(refusal(request, objection))
-            self._tracer.ended(request, started_ns, Outcome.REFUSED)
         else:
-            self._accepted.publish(request)
+            self._tracer.ended(request, started_ns, self._accepted.publish(request))
             self._diagnostics.count("accepted")
             self._diagnostics.solved()
-            self._tracer.ended(request, started_ns)
 
     def _objection(self, request: Request) -> str:
         model = self._model

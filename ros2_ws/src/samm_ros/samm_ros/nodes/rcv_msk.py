@@ -40,10 +40,9 @@ class RcvMsk(Node):
         except MaskError as error:
             self._diagnostics.problem(str(error))
             return
-        self._received.publish(answer)
+        self._tracer.ended(answer, started_ns, self._received.publish(answer))
         self._diagnostics.count("received")
         self._diagnostics.solved()
-        self._tracer.ended(answer, started_ns)
 
 
 def main() -> None:

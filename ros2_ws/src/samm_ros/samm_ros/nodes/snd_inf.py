@@ -65,8 +65,7 @@ class SndInf(Node):
             self._refuse(message, cycle, client_id, str(error), started_ns)
             return
         self._rule.requested(request)
-        self._send(request)
-        self._tracer.ended(request, started_ns)
+        self._tracer.ended(request, started_ns, self._send(request))
 
     def _request(self, message: Prompt, cycle: int, client_id: str) -> Request:
         if self._volume is None:
@@ -86,13 +85,12 @@ class SndInf(Node):
         message.slice.plane = min(message.slice.plane, SliceIdMsg.SAGITTAL)
         message.slice.volume_uid = message.slice.volume_uid or (self._volume.uid if self._volume else "")
         answer = Answer(cycle, client_id, message.segment, wire.slice_from_msg(message.slice), (0, 0), error=error)
-        self._refusals.publish(answer)
-        self._tracer.ended(answer, started_ns, Outcome.REFUSED)
+        self._tracer.ended(answer, started_ns, self._refusals.publish(answer), Outcome.REFUSED)
 
-    def _send(self, request: Request) -> None:
-        self._sent_at[request.client_id] = time.monotonic()
-        self._requests.publish(request)
+    def _send(self, request: Request) -> int:
         self._diagnostics.count("sent")
+        self._sent_at[request.client_id] = time.monotonic()
+        return self._requests.publish(request)
 
     def _on_answer(self, message: SliceMask) -> None:
         try:

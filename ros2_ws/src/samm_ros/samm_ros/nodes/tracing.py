@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import time
-
 from rclpy.node import Node
 from samm_msgs.msg import TaskEvent as TaskEventMsg
 
@@ -24,8 +22,10 @@ class TaskTracer:
             node, TaskEventMsg, graph.TASK_EVENTS, graph.EVENTS, wire.event_to_msg
         )
 
-    def ended(self, cycle_of: Request | Answer, started_ns: int, outcome: Outcome = Outcome.COMPLETED) -> None:
-        """The task that began at `started_ns` (CLOCK_MONOTONIC) has just ended."""
+    def ended(
+        self, cycle_of: Request | Answer, started_ns: int, ended_ns: int, outcome: Outcome = Outcome.COMPLETED
+    ) -> None:
+        """The task ran from `started_ns` to `ended_ns` (CLOCK_MONOTONIC); call it when its result is on its way."""
         event = TaskEvent(
             self._task,
             outcome,
@@ -34,6 +34,6 @@ class TaskTracer:
             cycle_of.slice,
             self._node_name,
             started_ns,
-            time.monotonic_ns(),
+            ended_ns,
         )
         self._publisher.publish(event)
