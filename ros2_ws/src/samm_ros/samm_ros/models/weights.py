@@ -103,7 +103,7 @@ def download(name: str, folder: Path | None = None, progress: Progress | None = 
             raise ModelError(f"{name} broke off at {size} of {weights.size} bytes; try again, or {by_hand}")
         if _sha256(part) != weights.sha256:
             part.unlink()
-            raise ModelError(f"What came for {name} had a wrong checksum and is gone; try again, or {by_hand}")
+            raise ModelError(f"What came for {name} had a wrong checksum and is gone; try again or {by_hand}")
         os.replace(part, target)
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
