@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models: the masks of their references, one embedding for many prompts, a sentence for what cannot be."""
+"""The models: the masks of their references, one embedding for many prompts, sentences for what cannot be."""
 
 from __future__ import annotations
 
