@@ -13,7 +13,6 @@ from .geometry import Plane, VolumeGeometry
 from .masks import MaskEncoding
 from .prompts import PixelPrompt
 
-
 # Clients beyond this many push out the one that has been silent longest, so that names sent at random cannot fill memory.
 MAX_CLIENTS = 64
 
@@ -81,7 +80,9 @@ class Answer:
 
 def refusal(request: Request, error: str) -> Answer:
     """The answer that says in one sentence why `request` has no mask."""
-    return Answer(request.cycle, request.client_id, request.segment, request.slice, request.shape, error=error)
+    return Answer(
+        request.cycle, request.client_id, request.segment, request.slice, request.shape, error=error
+    )
 
 
 @dataclass
@@ -155,7 +156,10 @@ def request_objection(request: Request, volume_uid: str, geometry: VolumeGeometr
     if request.shape != (rows, columns):
         return f"The prompt is for a slice of {request.shape} pixels, but the {request.slice} is {(rows, columns)}."
     outside = request.prompt.outside(rows, columns)
-    return outside and f"{outside} the {request.slice}, which is {columns}×{rows} pixels; move it onto the slice."
+    return (
+        outside
+        and f"{outside} the {request.slice}, which is {columns}×{rows} pixels; move it onto the slice."
+    )
 
 
 def _remember(clients: dict, client_id: str, value: object) -> None:

@@ -47,12 +47,18 @@ class VolumeGeometry:
 
     def __post_init__(self) -> None:
         if len(self.dimensions) != 3 or min(self.dimensions) < 1:
-            raise VolumeError(f"A volume of {self.dimensions} voxels has nothing to segment; each side must be 1 or more.")
+            raise VolumeError(
+                f"A volume of {self.dimensions} voxels has nothing to segment; each side must be 1 or more."
+            )
         matrix = np.array(self.ijk_to_ras, np.float64)
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
-            raise VolumeError("The volume's IJK-to-RAS matrix is not 4×4 and finite; export the volume again.")
+            raise VolumeError(
+                "The volume's IJK-to-RAS matrix is not 4×4 and finite; export the volume again."
+            )
         if not np.array_equal(matrix[3], (0, 0, 0, 1)):
-            raise VolumeError(f"The volume's IJK-to-RAS matrix ends in {matrix[3].tolist()}, not 0 0 0 1; export it again.")
+            raise VolumeError(
+                f"The volume's IJK-to-RAS matrix ends in {matrix[3].tolist()}, not 0 0 0 1; export it again."
+            )
         spacing = np.linalg.norm(matrix[:3, :3], axis=0)
         if spacing.min() <= 0 or abs(np.linalg.det(matrix[:3, :3] / spacing)) < 1e-6:
             raise VolumeError(
@@ -84,17 +90,25 @@ class VolumeGeometry:
 
     def index_of(self, points_ras: np.ndarray) -> np.ndarray:
         """(N, 3) RAS millimetres to (N, 3) continuous IJK."""
-        return np.asarray(points_ras, np.float64).reshape(-1, 3) @ self.ras_to_ijk[:3, :3].T + self.ras_to_ijk[:3, 3]
+        return (
+            np.asarray(points_ras, np.float64).reshape(-1, 3) @ self.ras_to_ijk[:3, :3].T
+            + self.ras_to_ijk[:3, 3]
+        )
 
     def position_of(self, points_ijk: np.ndarray) -> np.ndarray:
         """(N, 3) continuous IJK to (N, 3) RAS millimetres."""
-        return np.asarray(points_ijk, np.float64).reshape(-1, 3) @ self.ijk_to_ras[:3, :3].T + self.ijk_to_ras[:3, 3]
+        return (
+            np.asarray(points_ijk, np.float64).reshape(-1, 3) @ self.ijk_to_ras[:3, :3].T
+            + self.ijk_to_ras[:3, 3]
+        )
 
     @cached_property
     def _axes(self) -> tuple[int, int, int]:
         # The assignment of IJK axes to RAS axes with the largest sum of |cosines|; of equals, the first in order.
         cosines = np.abs(self.ijk_to_ras[:3, :3] / self.spacing)
-        return max(permutations(range(3)), key=lambda axes: round(sum(cosines[r, a] for r, a in enumerate(axes)), 9))
+        return max(
+            permutations(range(3)), key=lambda axes: round(sum(cosines[r, a] for r, a in enumerate(axes)), 9)
+        )
 
     def axis(self, plane: Plane) -> int:
         """The IJK axis (0 I, 1 J, 2 K) across the plane: the one that lies closest to its anatomical normal."""
@@ -202,7 +216,9 @@ class VolumeGeometry:
         inside = ((points_ijk >= -_EDGE) & (points_ijk <= np.array(self.dimensions) - 1 + _EDGE)).all(axis=1)
         outside = np.flatnonzero(~inside)
         if outside.size:
-            raise PromptError(f"The point {_text(points_ras[outside[0]])} RAS lies outside the volume; move it inside.")
+            raise PromptError(
+                f"The point {_text(points_ras[outside[0]])} RAS lies outside the volume; move it inside."
+            )
 
 
 def _text(point: np.ndarray) -> str:

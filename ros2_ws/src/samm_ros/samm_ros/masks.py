@@ -155,7 +155,9 @@ class Segmentation:
             if not new_name or new_name in self._segments:
                 raise MaskError(f"A segment cannot be named {new_name!r}; give a name that is not taken.")
             self._segments = {
-                (new_name if key == name else key): (replace(segment, name=new_name) if key == name else segment)
+                (new_name if key == name else key): (
+                    replace(segment, name=new_name) if key == name else segment
+                )
                 for key, segment in self._segments.items()
             }
             self._layers[new_name] = self._layers.pop(name)
@@ -192,7 +194,9 @@ class Segmentation:
         mask = np.asarray(mask, bool)
         if not self.geometry.contains_slice(plane, slice_index):
             last = self.geometry.slice_count(plane) - 1
-            raise MaskError(f"There is no {plane.name.lower()} slice {slice_index}; there are slices 0 to {last}.")
+            raise MaskError(
+                f"There is no {plane.name.lower()} slice {slice_index}; there are slices 0 to {last}."
+            )
         if mask.shape != self.geometry.slice_shape(plane):
             expected = self.geometry.slice_shape(plane)
             raise MaskError(f"The mask is {mask.shape} pixels, but the slice is {expected}.")

@@ -37,9 +37,9 @@ class PixelPrompt:
     box_xyxy: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        points = _readonly(self.points_xy, np.float32).reshape(-1, 2) if np.size(self.points_xy) else _no_points()
-        if np.size(self.points_xy) and (np.ndim(self.points_xy) != 2 or np.shape(self.points_xy)[1] != 2):
-            raise PromptError(f"Points have the shape {np.shape(self.points_xy)}; give one row of x, y a point.")
+        points = _readonly(self.points_xy, np.float32) if np.size(self.points_xy) else _no_points()
+        if points.ndim != 2 or points.shape[1] != 2:
+            raise PromptError(f"Points have the shape {points.shape}; give one row of x, y a point.")
         if len(points) > MAX_POINTS:
             raise PromptError(f"The prompt has {len(points)} points; give at most {MAX_POINTS}.")
         given = np.asarray(self.labels)
@@ -56,7 +56,9 @@ class PixelPrompt:
             if not np.isfinite(box).all():
                 raise PromptError("The box is not finite; give x min, y min, x max, y max in pixels.")
             if box[2] <= box[0] or box[3] <= box[1]:
-                raise PromptError(f"The box {box.tolist()} has no area; x max and y max must exceed x min and y min.")
+                raise PromptError(
+                    f"The box {box.tolist()} has no area; x max and y max must exceed x min and y min."
+                )
         elif not len(points):
             raise PromptError("The prompt is empty; give a point or a box.")
         object.__setattr__(self, "points_xy", points)

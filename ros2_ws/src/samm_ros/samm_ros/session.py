@@ -91,7 +91,15 @@ class ApplySession:
         self.last_error = ""
         data = answer.data if answer.encoding == MaskEncoding.BITS_ZLIB else encode_mask(mask)
         self._record(
-            Step(self.volume_uid, "apply", segment, int(answer.slice.plane), answer.slice.index, answer.shape, data)
+            Step(
+                self.volume_uid,
+                "apply",
+                segment,
+                int(answer.slice.plane),
+                answer.slice.index,
+                answer.shape,
+                data,
+            )
         )
         return Outcome.COMPLETED, ""
 

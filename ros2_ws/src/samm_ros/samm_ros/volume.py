@@ -31,7 +31,9 @@ class Window:
 
     def __post_init__(self) -> None:
         if not (np.isfinite([self.lower, self.upper]).all() and self.lower < self.upper):
-            raise VolumeError(f"A window from {self.lower} to {self.upper} shows nothing; its upper end must be higher.")
+            raise VolumeError(
+                f"A window from {self.lower} to {self.upper} shows nothing; its upper end must be higher."
+            )
 
     def to_uint8(self, array: np.ndarray) -> np.ndarray:
         """The array's intensities as 0 to 255, clipped to the window and rounded; same shape, uint8."""
@@ -126,7 +128,9 @@ def _read(path: Path, max_voxels: int) -> sitk.Image:
         _require_size(path, size, max_voxels)
         return _execute(sitk.ImageSeriesReader(), path, files)
     if not path.name.lower().endswith(_SUFFIXES):
-        raise VolumeError(f"{path.name} is of no known kind; give one of {', '.join(_SUFFIXES)} or a DICOM folder.")
+        raise VolumeError(
+            f"{path.name} is of no known kind; give one of {', '.join(_SUFFIXES)} or a DICOM folder."
+        )
     header = _header(path)
     _require_kind(path, header)
     _require_size(path, header.GetSize(), max_voxels)
@@ -145,7 +149,9 @@ def _header(path: Path) -> sitk.ImageFileReader:
     return reader
 
 
-def _execute(reader: sitk.ImageFileReader | sitk.ImageSeriesReader, path: Path, files: str | Sequence[str]) -> sitk.Image:
+def _execute(
+    reader: sitk.ImageFileReader | sitk.ImageSeriesReader, path: Path, files: str | Sequence[str]
+) -> sitk.Image:
     if isinstance(reader, sitk.ImageFileReader):
         reader.SetFileName(files)
     else:
@@ -162,7 +168,9 @@ def _dicom_files(folder: Path) -> Sequence[str]:
     if not series:
         raise VolumeError(f"The folder {folder} holds no DICOM series; give one that does, or a file.")
     if len(series) > 1:
-        raise VolumeError(f"The folder {folder} holds {len(series)} series ({', '.join(series)}); leave one in it.")
+        raise VolumeError(
+            f"The folder {folder} holds {len(series)} series ({', '.join(series)}); leave one in it."
+        )
     return sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
 
 
@@ -182,7 +190,9 @@ def _require_size(path: Path, sides: Sequence[int], max_voxels: int) -> None:
     if voxels < 1:
         raise VolumeError(f"{path.name} is empty: its size is {tuple(sides)}.")
     if voxels > max_voxels:
-        raise VolumeError(f"{path.name} has {voxels:,} voxels; at most {max_voxels:,} are read: crop or resample it.")
+        raise VolumeError(
+            f"{path.name} has {voxels:,} voxels; at most {max_voxels:,} are read: crop or resample it."
+        )
 
 
 def _finite(voxels: np.ndarray, path: Path) -> np.ndarray:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -100,18 +101,23 @@ class GraphClient:
                     return answer
         raise LaunchError(f"There was no mask within {timeout_s:g} s; see the logs of the nodes.")
 
-    def embed(self, planes: list[Plane], on_status: Callable[[msg.EmbeddingStatus], None], limit_s: float) -> None:
-        """Embed whole planes, for at most `limit_s`; what is embedded by then stays."""
+    def embed(
+        self, planes: list[Plane], on_status: Callable[[msg.EmbeddingStatus], None], limit_s: float
+    ) -> None:
+        """Embed whole planes, for at most `limit_s`; what is embedded by then stays. Raises PromptError when refused."""
         goal = EmbedVolume.Goal(planes=[int(plane) for plane in planes])
         self._wait(self._embed.wait_for_server(limit_s), "the embedding action")
         sent = self._embed.send_goal_async(goal, feedback_callback=lambda f: on_status(f.feedback.status))
         handle = self._result(sent, 10.0)
         finished = handle.get_result_async()
         try:
-            self._result(finished, limit_s)
+            result = self._result(finished, limit_s).result
         except LaunchError:
             self._result(handle.cancel_goal_async(), 10.0)
             self._result(finished, 30.0)
+            return
+        if not result.success:
+            raise PromptError(result.message)
 
     def save(self, path: Path) -> None:
         """Raises MaskError when the graph refuses."""
@@ -140,10 +146,8 @@ class GraphClient:
             raise LaunchError(f"Waited in vain for {what}; see the logs of the nodes.")
 
     def _spin(self) -> None:
-        try:
+        with contextlib.suppress(ExternalShutdownException):
             self._executor.spin()
-        except ExternalShutdownException:
-            pass
 
     def _on_answer(self, message: msg.SliceMask) -> None:
         if message.client_id == self.client_id:

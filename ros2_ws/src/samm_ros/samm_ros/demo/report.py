@@ -85,10 +85,14 @@ def write_montage(path: Path, volume: Volume, shots: Sequence[Shot]) -> None:
             (x0, y0), (x1, y1) = corners.min(axis=0), corners.max(axis=0)
             axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec="yellow", lw=0.8, ls="--"))
         if pixels.has_points:
-            for (x, y), label in zip(geometry.upright_xy(pixels.points_xy, plane), pixels.labels, strict=True):
+            for (x, y), label in zip(
+                geometry.upright_xy(pixels.points_xy, plane), pixels.labels, strict=True
+            ):
                 axis.plot(x, y, "+" if label else "x", color="lime" if label else "red", ms=8)
         axis.set_title(
-            f"{shot.segment}\n{plane.name.lower()} {index}, score {shot.answer.score:.2f}", color="white", fontsize=8
+            f"{shot.segment}\n{plane.name.lower()} {index}, score {shot.answer.score:.2f}",
+            color="white",
+            fontsize=8,
         )
     figure.suptitle(f"{volume.name}: mask (solid) and prompt (dashed)", color="white")
     figure.tight_layout()
@@ -141,7 +145,10 @@ def print_table(console: Console, summary: Summary) -> None:
     table.add_column("")
     first = summary.first_mask_s
     table.add_row(
-        "first mask after load", f"{first:.2f} s", "", f"the paper {PAPER_FIRST_MASK_S} s: {PAPER_FIRST_MASK_S / first:.0f}×"
+        "first mask after load",
+        f"{first:.2f} s",
+        "",
+        f"the paper {PAPER_FIRST_MASK_S} s: {PAPER_FIRST_MASK_S / first:.0f}×",
     )
     _add_cycles(table, "cycle, slice embedded", summary.warm, PAPER_CYCLE_S)
     _add_cycles(table, "cycle, slice new", summary.cold, None)
@@ -149,7 +156,9 @@ def print_table(console: Console, summary: Summary) -> None:
         p50, p99 = percentiles([cycle.interval_ms(task) for cycle in summary.warm])
         table.add_row(f"  {task.name}", f"{p50:.1f} ms", f"{p99:.1f} ms", "")
     table.add_row("embedding", f"{summary.slices_per_second:.2f} slices/s", "", "")
-    table.add_row("masks", str(summary.masks), "", f"{summary.empty_masks} empty" if summary.empty_masks else "")
+    table.add_row(
+        "masks", str(summary.masks), "", f"{summary.empty_masks} empty" if summary.empty_masks else ""
+    )
     console.print(table)
 
 

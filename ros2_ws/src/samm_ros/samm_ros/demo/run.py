@@ -29,7 +29,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
     prompted = args.box or args.point or args.negative
     if own and not prompted:
         raise PromptError("Your own volume needs a prompt; give --box or --point (see samm demo --help).")
-    steps = script.parse(args.box, args.point, args.negative, args.segment, volume.geometry) if prompted else script.MNI
+    steps = (
+        script.parse(args.box, args.point, args.negative, args.segment, volume.geometry)
+        if prompted
+        else script.MNI
+    )
     output = args.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     namespace = f"samm_demo_{os.getpid()}"

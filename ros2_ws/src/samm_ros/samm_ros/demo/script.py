@@ -33,7 +33,9 @@ def mni_volume() -> Path:
     spec = importlib.util.find_spec("nilearn")
     path = Path(spec.origin).parent / _MNI if spec else None
     if path is None or not path.exists():
-        raise VolumeError("The MNI volume comes with nilearn, which is not installed; name a volume of your own.")
+        raise VolumeError(
+            "The MNI volume comes with nilearn, which is not installed; name a volume of your own."
+        )
     return path
 
 
@@ -66,7 +68,10 @@ def parse(
             marks.points.extend(pixels)
             marks.labels.append(label)
     return [
-        Step(segment, Prompt(plane, index, False, np.array(m.points).reshape(-1, 3), np.array(m.labels, "u1"), m.box))
+        Step(
+            segment,
+            Prompt(plane, index, False, np.array(m.points).reshape(-1, 3), np.array(m.labels, "u1"), m.box),
+        )
         for (plane, index), m in drawn.items()
     ]
 

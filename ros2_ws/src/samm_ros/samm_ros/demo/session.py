@@ -38,7 +38,9 @@ class Session:
     slices_per_second: float = 0.0
 
 
-def play(client: GraphClient, path: Path, window_preset: str, steps: Sequence[Step], console: Console) -> Session:
+def play(
+    client: GraphClient, path: Path, window_preset: str, steps: Sequence[Step], console: Console
+) -> Session:
     """Load the volume and send every step's prompt, the next when the last is answered.
 
     Raises the graph's refusals as they come.

@@ -84,7 +84,12 @@ class EmbeddingCache:
     def indices(self, scope: str, plane: Plane) -> set[int]:
         """The slices of this scope and plane that are here."""
         with self._lock:
-            return {k.index for tier in (self._device, self._host) for k in tier if (k.scope, k.plane) == (scope, plane)}
+            return {
+                k.index
+                for tier in (self._device, self._host)
+                for k in tier
+                if (k.scope, k.plane) == (scope, plane)
+            }
 
     @property
     def nbytes(self) -> int:
@@ -159,7 +164,9 @@ class EmbeddingStore:
         path = self._path(key)
         if not path.exists():
             return None
-        damaged = CacheError(f"The saved embedding {path} is damaged and is encoded anew; delete it to save it again.")
+        damaged = CacheError(
+            f"The saved embedding {path} is damaged and is encoded anew; delete it to save it again."
+        )
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}

@@ -140,7 +140,9 @@ class EmbeddingEngine:
         with self._wake:
             if self._session is None:
                 raise PromptError("There is nothing to embed; load a volume first.")
-            counts = {plane: self._session.volume.geometry.slice_count(plane) for plane in sorted(set(planes))}
+            counts = {
+                plane: self._session.volume.geometry.slice_count(plane) for plane in sorted(set(planes))
+            }
             self._sweep = SweepOrder(counts)
             for plane in counts:
                 for index in self.cache.indices(self._session.scope, plane):
@@ -182,7 +184,9 @@ class EmbeddingEngine:
             self._finished_at.clear()
             self._session = None
             if volume and model:
-                self._session = _Session(volume, model, scope_of(volume.uid, volume.window, model.fingerprint))
+                self._session = _Session(
+                    volume, model, scope_of(volume.uid, volume.window, model.fingerprint)
+                )
             self._refuse_waiting("The volume or the model was changed before the slice was embedded.")
             self._wake.notify()
 

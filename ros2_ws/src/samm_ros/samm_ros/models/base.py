@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import PromptError, VolumeError
-from ..prompts import PixelPrompt
+from ..prompts import PixelPrompt, kind_objection
 
 if TYPE_CHECKING:
     import torch
@@ -102,12 +102,8 @@ class SegmentationModel(ABC):
 
         A model for boxes refuses points even beside a box: it would answer, with a mask that they spoil.
         """
-        if prompt.has_points and not self.takes_points:
-            raise PromptError(
-                f"{self.name} takes no points: draw a box, or use a model that takes points, such as vit_b."
-            )
-        if prompt.has_box and not self.takes_box:
-            raise PromptError(f"{self.name} takes no box: set points, or use a model that takes boxes.")
+        if objection := kind_objection(prompt, self.name, self.takes_points, self.takes_box):
+            raise PromptError(objection)
 
 
 def check_image(image: np.ndarray) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from ..journal import Journal
 from ..masks import write_segmentation
 from ..overlay import draw_overlay
 from ..session import ApplySession
-from ..trace import Outcome, Task
+from ..trace import Task
 from ..volume import Volume, read_volume
 from . import graph, parameters, process, wire
 from .diagnostics import Diagnostics
@@ -42,9 +42,15 @@ class AplMsk(Node):
     def __init__(self) -> None:
         super().__init__("apl_msk")
         self._stale_after = parameters.declare_number(
-            self, "stale_after", 0.3, "Seconds a prompt waits before what is shown counts as stale.", (0.05, 60.0)
+            self,
+            "stale_after",
+            0.3,
+            "Seconds a prompt waits before what is shown counts as stale.",
+            (0.05, 60.0),
         )
-        self._draws = parameters.declare(self, "overlay", True, "Publish the current slice with its outlines.")
+        self._draws = parameters.declare(
+            self, "overlay", True, "Publish the current slice with its outlines."
+        )
         journal = parameters.declare(
             self, "journal", "", "File that keeps what is applied across a restart; empty: it is not kept."
         )

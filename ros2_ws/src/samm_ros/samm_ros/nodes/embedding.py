@@ -82,8 +82,12 @@ class EmbeddingNode(LifecycleNode):
         waits = ReentrantCallbackGroup()
         self._entrances = [
             self.create_service(LoadVolume, graph.LOAD_VOLUME, self._on_load_volume, callback_group=changes),
-            self.create_service(SelectModel, graph.SELECT_MODEL, self._on_select_model, callback_group=changes),
-            self.create_service(GetEmbedding, graph.GET_EMBEDDING, self._on_get_embedding, callback_group=waits),
+            self.create_service(
+                SelectModel, graph.SELECT_MODEL, self._on_select_model, callback_group=changes
+            ),
+            self.create_service(
+                GetEmbedding, graph.GET_EMBEDDING, self._on_get_embedding, callback_group=waits
+            ),
         ]
         self._action = ActionServer(
             self,
@@ -128,11 +132,15 @@ class EmbeddingNode(LifecycleNode):
     def _window(preset: str, lower: float, upper: float) -> Window | None:
         if preset:
             if preset not in WINDOW_PRESETS:
-                raise VolumeError(f"There is no window preset {preset}; there are {', '.join(WINDOW_PRESETS)}.")
+                raise VolumeError(
+                    f"There is no window preset {preset}; there are {', '.join(WINDOW_PRESETS)}."
+                )
             return WINDOW_PRESETS[preset]
         return None if lower == upper else Window(lower, upper)
 
-    def _on_load_volume(self, request: LoadVolume.Request, response: LoadVolume.Response) -> LoadVolume.Response:
+    def _on_load_volume(
+        self, request: LoadVolume.Request, response: LoadVolume.Response
+    ) -> LoadVolume.Response:
         try:
             window = self._window(request.window_preset, request.window_lower, request.window_upper)
             self._use_volume(request.path, window)
@@ -190,7 +198,9 @@ class EmbeddingNode(LifecycleNode):
             goal.abort()
             return result
         volume_uid = self.engine.volume.uid
-        while (progress := self.engine.progress()) and progress.sweeping and progress.volume_uid == volume_uid:
+        while (
+            (progress := self.engine.progress()) and progress.sweeping and progress.volume_uid == volume_uid
+        ):
             if goal.is_cancel_requested:
                 self.engine.cancel_sweep()
                 break
@@ -258,7 +268,9 @@ class EmbeddingNode(LifecycleNode):
 
     def _status_message(self) -> EmbeddingStatus:
         progress, cache = self.engine.progress(), self.engine.cache
-        message = EmbeddingStatus(bytes_used=cache.nbytes, bytes_budget=cache.device_budget + cache.host_budget)
+        message = EmbeddingStatus(
+            bytes_used=cache.nbytes, bytes_budget=cache.device_budget + cache.host_budget
+        )
         message.header.stamp = self.get_clock().now().to_msg()
         if progress:
             message.volume_uid, message.model = progress.volume_uid, progress.model

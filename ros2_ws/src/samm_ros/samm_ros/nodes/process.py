@@ -67,7 +67,10 @@ def declare_autostart(node: LifecycleNode) -> bool:
 def autostart(*nodes: LifecycleNode) -> None:
     """Bring up the nodes whose `autostart` is set. One that fails stays and can be configured again."""
     for node in nodes:
-        if node.get_parameter("autostart").value and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+        if (
+            node.get_parameter("autostart").value
+            and node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        ):
             node.trigger_activate()
 
 

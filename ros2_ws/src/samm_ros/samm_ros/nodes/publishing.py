@@ -20,7 +20,12 @@ class NumberedPublisher:
     """Sends what `to_msg(value, sequence, stamp)` makes of a value. Thread-safe."""
 
     def __init__(
-        self, node: Node, message_type: type, topic: str, qos: QoSProfile, to_msg: Callable[[Any, int, Any], Any]
+        self,
+        node: Node,
+        message_type: type,
+        topic: str,
+        qos: QoSProfile,
+        to_msg: Callable[[Any, int, Any], Any],
     ) -> None:
         self._clock = node.get_clock()
         self._publisher = node.create_publisher(message_type, topic, qos)

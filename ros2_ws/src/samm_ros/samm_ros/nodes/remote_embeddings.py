@@ -33,7 +33,9 @@ class RemoteEmbeddings:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._device = parameters.declare(node, "device", "auto", "Where to decode: auto, cpu or cuda.")
-        self._checkpoint = parameters.declare(node, "checkpoint", "", "Path of the model's weights on this host.")
+        self._checkpoint = parameters.declare(
+            node, "checkpoint", "", "Path of the model's weights on this host."
+        )
         cache_gib = parameters.declare_number(
             node, "cache_gib", 1.0, "Memory for fetched embeddings, GiB.", (0.01, 1024.0)
         )
@@ -49,7 +51,9 @@ class RemoteEmbeddings:
         future: Future[EncodedSlice] = Future()
         model = self._model
         if model is None:
-            future.set_exception(PromptError("The decoder's model is not loaded yet; prompt again in a moment."))
+            future.set_exception(
+                PromptError("The decoder's model is not loaded yet; prompt again in a moment.")
+            )
             return future
         key = EmbeddingKey(f"{slice_id.volume_uid} {model.fingerprint}", slice_id.plane, slice_id.index)
         if embedding := self._cache.get(key):
@@ -58,7 +62,9 @@ class RemoteEmbeddings:
         if not self._client.service_is_ready():
             future.set_exception(PromptError("The embedding node is away; prompt again when it is back."))
             return future
-        asked = self._client.call_async(GetEmbedding.Request(slice=wire.slice_to_msg(slice_id), model=model.name))
+        asked = self._client.call_async(
+            GetEmbedding.Request(slice=wire.slice_to_msg(slice_id), model=model.name)
+        )
         asked.add_done_callback(lambda answered: self._received(answered.result(), key, model, future))
         return future
 
@@ -86,7 +92,9 @@ class RemoteEmbeddings:
 
         with self._loading:
             try:
-                self._model = load_model(name, Path(self._checkpoint) if self._checkpoint else None, self._device)
+                self._model = load_model(
+                    name, Path(self._checkpoint) if self._checkpoint else None, self._device
+                )
             except ModelError as error:
                 self._node.get_logger().error(str(error))
 
@@ -102,7 +110,11 @@ def _embedding(response: GetEmbedding.Response, model: SegmentationModel) -> obj
     data = response.data.tobytes()
     dtype = {"float32": np.float32, "float16": np.float16}.get(response.dtype)
     shape = tuple(response.shape)
-    if dtype is None or zlib.crc32(data) != response.checksum or len(data) != np.prod(shape) * np.dtype(dtype).itemsize:
+    if (
+        dtype is None
+        or zlib.crc32(data) != response.checksum
+        or len(data) != np.prod(shape) * np.dtype(dtype).itemsize
+    ):
         raise PromptError("The embedding was damaged on the way; prompt again.")
     features = torch.from_numpy(np.frombuffer(data, dtype).reshape(shape).copy()).to(model.device)
     return Embedding(features, tuple(map(int, response.original_size)), tuple(map(int, response.input_size)))

@@ -39,7 +39,11 @@ class SndInf(Node):
         )
         self._client_id = self._client_id or f"{socket.gethostname()}-{os.getpid()}"
         self._resend_after = parameters.declare_number(
-            self, "resend_after", 0.5, "Seconds without an answer after which a request is sent again.", (0.05, 60.0)
+            self,
+            "resend_after",
+            0.5,
+            "Seconds without an answer after which a request is sent again.",
+            (0.05, 60.0),
         )
         self._volume: wire.LoadedVolume | None = None
         self._cycles = CycleCounter()
@@ -72,7 +76,9 @@ class SndInf(Node):
             raise PromptError("There is nothing to segment; load a volume first.")
         uid = message.slice.volume_uid or self._volume.uid
         if uid != self._volume.uid:
-            raise PromptError(f"The prompt is for the volume {uid[:8]}, but {self._volume.uid[:8]} is loaded.")
+            raise PromptError(
+                f"The prompt is for the volume {uid[:8]}, but {self._volume.uid[:8]} is loaded."
+            )
         prompt = wire.prompt_from_msg(message)
         index, pixels = prompt.on_slice(self._volume.geometry)
         slice_id = SliceId(uid, prompt.plane, index)
@@ -84,7 +90,9 @@ class SndInf(Node):
         # The plane itself may be what is wrong: an answer always names one that there is.
         message.slice.plane = min(message.slice.plane, SliceIdMsg.SAGITTAL)
         message.slice.volume_uid = message.slice.volume_uid or (self._volume.uid if self._volume else "")
-        answer = Answer(cycle, client_id, message.segment, wire.slice_from_msg(message.slice), (0, 0), error=error)
+        answer = Answer(
+            cycle, client_id, message.segment, wire.slice_from_msg(message.slice), (0, 0), error=error
+        )
         self._tracer.ended(answer, started_ns, self._refusals.publish(answer), Outcome.REFUSED)
 
     def _send(self, request: Request) -> int:

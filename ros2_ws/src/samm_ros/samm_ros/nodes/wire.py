@@ -49,14 +49,18 @@ def plane_from_msg(plane: int) -> Plane:
     try:
         return Plane(plane)
     except ValueError:
-        raise PromptError(f"There is no plane {plane}; give 0 (axial), 1 (coronal) or 2 (sagittal).") from None
+        raise PromptError(
+            f"There is no plane {plane}; give 0 (axial), 1 (coronal) or 2 (sagittal)."
+        ) from None
 
 
 def prompt_to_msg(
     prompt: Prompt, volume_uid: str = "", client_id: str = "", segment: str = "", stamp: Time | None = None
 ) -> msg.Prompt:
     """`prompt` as a message; empty strings leave the choice to SND_INF, as Prompt.msg says."""
-    message = msg.Prompt(client_id=client_id, segment=segment, labels=array("B", bytes(np.asarray(prompt.labels, "u1"))))
+    message = msg.Prompt(
+        client_id=client_id, segment=segment, labels=array("B", bytes(np.asarray(prompt.labels, "u1")))
+    )
     message.header.stamp = stamp or Time()
     message.slice.volume_uid = volume_uid
     message.slice.plane = int(prompt.plane)
@@ -67,7 +71,9 @@ def prompt_to_msg(
     message.points = [Point(x=float(x), y=float(y), z=float(z)) for x, y, z in prompt.points]
     if prompt.box is not None:
         message.has_box = True
-        message.box_min, message.box_max = (Point(x=float(x), y=float(y), z=float(z)) for x, y, z in prompt.box)
+        message.box_min, message.box_max = (
+            Point(x=float(x), y=float(y), z=float(z)) for x, y, z in prompt.box
+        )
     return message
 
 
@@ -126,7 +132,9 @@ def request_from_msg(message: msg.SliceRequest) -> Request:
         ),
     )
     if request.checksum() != message.checksum:
-        raise PromptError(f"The request of cycle {message.cycle} was damaged on the way; it will be sent again.")
+        raise PromptError(
+            f"The request of cycle {message.cycle} was damaged on the way; it will be sent again."
+        )
     return request
 
 
@@ -168,7 +176,9 @@ def answer_from_msg(message: msg.SliceMask) -> Answer:
     except (PromptError, ValueError) as error:
         raise MaskError(f"The mask of cycle {message.cycle} cannot be read: {error}") from None
     if answer.checksum() != message.checksum:
-        raise MaskError(f"The mask of cycle {message.cycle} was damaged on the way; it will be asked for again.")
+        raise MaskError(
+            f"The mask of cycle {message.cycle} was damaged on the way; it will be asked for again."
+        )
     return answer
 
 

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests share: real volumes, a real model, and a real graph in processes of its own."""
+
+from __future__ import annotations
+
+import os
+import random
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Test runs beside each other, and beside a user's own graph, must not meet: a domain by chance, and in it a namespace by
+# name for each graph.
+os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+
+
+@pytest.fixture
+def namespace() -> str:
+    return f"test_{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def mni_path() -> Path:
+    from samm_ros.demo.script import mni_volume
+
+    return mni_volume()
+
+
+@pytest.fixture(scope="session")
+def mni(mni_path: Path):
+    from samm_ros.volume import read_volume
+
+    return read_volume(mni_path)
+
+
+@pytest.fixture(scope="session")
+def lite_medsam():
+    from samm_ros.models import load_model
+
+    return load_model("lite_medsam", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def launch_file() -> Path:
+    from ament_index_python.packages import get_package_share_directory
+
+    return Path(get_package_share_directory("samm_ros")) / "launch" / "samm.launch.yaml"
+
+
+@pytest.fixture(scope="session")
+def shared_graph(
+    launch_file: Path, mni_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The namespace of a graph that has the MNI volume loaded; for tests that leave it as they find it."""
+    from samm_ros.supervisor import Graph
+
+    from samm_ros.demo.client import GraphClient
+
+    namespace = f"test_{uuid.uuid4().hex[:12]}"
+    arguments = {"namespace": namespace, "sweep": "false"}
+    with Graph(launch_file, arguments, tmp_path_factory.mktemp("graph")):
+        with GraphClient(namespace, "fixture") as client:
+            client.load(mni_path)
+        yield namespace

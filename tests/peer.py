@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A ROS node for tests: publishes anything, keeps what it hears, waits for it with a limit."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
+
+
+class Peer:
+    """One node in a context of its own; a context manager."""
+
+    def __init__(self, namespace: str) -> None:
+        self.heard: dict[str, list] = defaultdict(list)
+        self._changed = threading.Condition()
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, signal_handler_options=rclpy.SignalHandlerOptions.NO)
+        self.node = Node("peer", namespace=namespace, context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._executor.shutdown(timeout_sec=1.0)
+        self._thread.join(timeout=2.0)
+        self.node.destroy_node()
+        rclpy.try_shutdown(context=self._context)
+
+    def listen(self, message_type: type, topic: str, qos: QoSProfile) -> None:
+        def keep(message: object) -> None:
+            with self._changed:
+                self.heard[topic].append(message)
+                self._changed.notify_all()
+
+        self.node.create_subscription(message_type, topic, keep, qos)
+
+    def publisher(
+        self, message_type: type, topic: str, qos: QoSProfile, timeout_s: float = 20.0
+    ) -> Publisher:
+        """A publisher that somebody listens to already."""
+        publisher = self.node.create_publisher(message_type, topic, qos)
+        self._until(lambda: publisher.get_subscription_count() > 0, f"a subscriber of {topic}", timeout_s)
+        return publisher
+
+    def wait_for(self, topic: str, wanted: Callable[[object], bool], timeout_s: float = 30.0) -> object:
+        """The first message on `topic` that is wanted, heard already or to come."""
+
+        def found() -> bool:
+            return any(map(wanted, self.heard[topic]))
+
+        with self._changed:
+            assert self._changed.wait_for(found, timeout_s), (
+                f"nothing wanted on {topic} within {timeout_s} s; heard {len(self.heard[topic])}, "
+                f"the last {self.heard[topic][-1:]}"
+            )
+            return next(filter(wanted, self.heard[topic]))
+
+    def call(self, service_type: type, name: str, request: object, timeout_s: float = 60.0) -> object:
+        client = self.node.create_client(service_type, name)
+        assert client.wait_for_service(timeout_s), f"there is no service {name}"
+        done = threading.Event()
+        future = client.call_async(request)
+        future.add_done_callback(lambda _: done.set())
+        assert done.wait(timeout_s), f"{name} did not answer within {timeout_s} s"
+        return future.result()
+
+    def _until(self, condition: Callable[[], bool], what: str, timeout_s: float) -> None:
+        with self._changed:
+            # Discovery tells nobody when it has happened: look again every 20 ms.
+            for _ in range(int(timeout_s / 0.02)):
+                if condition():
+                    return
+                self._changed.wait(0.02)
+        raise AssertionError(f"there was no {what} within {timeout_s} s")
+
+    def _spin(self) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            self._executor.spin()
