@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the set-up needs of the machine: a Python, a compiler, headers and room."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from samm_ros.errors import SetupError
+
+OLDEST, NEWEST = (3, 10), (3, 13)
+COMPILERS = ("g++", "c++", "clang++")
+DISK_GB = 12
+
+_PROBE = """
+import json, os, sys, sysconfig
+def has(name):
+    try:
+        __import__(name)
+    except ImportError:
+        return False
+    return True
+headers = os.path.join(sysconfig.get_path("include"), "Python.h")
+base = getattr(sys, "_base_executable", None) or sys.executable
+has_venv = has("venv") and has("ensurepip")
+print(json.dumps([base, sys.version_info[:2], os.path.exists(headers), has_venv, has("rclpy")]))
+"""
+
+
+class Interpreter(NamedTuple):
+    """A Python that may be used. path: the interpreter itself, not a virtual environment's link to it."""
+
+    path: str
+    version: tuple[int, int]
+    has_headers: bool
+    has_venv: bool
+    has_rclpy: bool
+
+
+def find_python(distro: str) -> Interpreter:
+    """The Python that runs this, or else the newest on PATH that fits; raises SetupError when none does.
+
+    distro: of the ROS 2 that is sourced, whose Python it then has to be; or empty.
+    """
+    named = [f"python3.{minor}" for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
+    for candidate in [sys.executable, *filter(None, map(shutil.which, [*named, "python3"]))]:
+        found = _probe(candidate)
+        if found and OLDEST <= found.version <= NEWEST and (found.has_rclpy or not distro):
+            return found
+    if distro:
+        raise SetupError(
+            f"ROS 2 {distro} is sourced, but no Python 3.{OLDEST[1]} to 3.{NEWEST[1]} on PATH can import its "
+            f"rclpy; sudo apt install ros-{distro}-rclpy, or use a shell without it"
+        )
+    raise SetupError(
+        f"There is no Python 3.{OLDEST[1]} to 3.{NEWEST[1]} on PATH (this one is {sys.version.split()[0]}); "
+        "install one, for example by: sudo apt install python3.12 python3.12-dev python3.12-venv"
+    )
+
+
+def _probe(python: str) -> Interpreter | None:
+    """None when it does not run: a version manager's stub, say."""
+    try:
+        output = subprocess.check_output([python, "-c", _PROBE], stderr=subprocess.DEVNULL, timeout=30)
+        path, version, *has = json.loads(output)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    return Interpreter(path, tuple(version), *has)
+
+
+def check(python: Interpreter, root: Path) -> None:
+    """Raises SetupError that names all that is missing, each with its remedy."""
+    missing: list[str] = []
+    name = f"python{python.version[0]}.{python.version[1]}"
+    if not python.has_venv:
+        missing.append(f"{python.path} cannot make virtual environments; sudo apt install {name}-venv")
+    if not python.has_headers:
+        missing.append(f"the headers (Python.h) of {python.path} are missing; sudo apt install {name}-dev")
+    if not any(map(shutil.which, COMPILERS)):
+        missing.append(f"there is no C++ compiler ({', '.join(COMPILERS)}) on PATH; sudo apt install g++")
+    free_gb = shutil.disk_usage(root).free / 1e9
+    if free_gb < DISK_GB:
+        missing.append(f"{root} has {free_gb:.1f} GB free and the set-up needs {DISK_GB} GB; make room")
+    if missing:
+        raise SetupError(
+            "This machine is not ready to be set up:\n" + "\n".join(f"  - {line}" for line in missing)
+        )
