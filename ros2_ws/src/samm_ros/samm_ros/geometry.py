@@ -60,7 +60,8 @@ class VolumeGeometry:
                 f"The volume's IJK-to-RAS matrix ends in {matrix[3].tolist()}, not 0 0 0 1; export it again."
             )
         spacing = np.linalg.norm(matrix[:3, :3], axis=0)
-        if spacing.min() <= 0 or abs(np.linalg.det(matrix[:3, :3] / spacing)) < 1e-6:
+        # Also for a spacing that overflows: NaN is not at least anything.
+        if spacing.min() <= 0 or not abs(np.linalg.det(matrix[:3, :3] / spacing)) >= 1e-6:
             raise VolumeError(
                 f"The volume's voxels are flat: spacing {spacing.tolist()} mm; correct the spacing and directions."
             )
@@ -115,6 +116,7 @@ class VolumeGeometry:
         return self._axes[plane.normal]
 
     def slice_count(self, plane: Plane) -> int:
+        """How many slices the plane has."""
         return self.dimensions[self.axis(plane)]
 
     def slice_shape(self, plane: Plane) -> tuple[int, int]:
@@ -123,6 +125,7 @@ class VolumeGeometry:
         return self.dimensions[y], self.dimensions[x]
 
     def contains_slice(self, plane: Plane, index: int) -> bool:
+        """Whether the plane has a slice of that index; negative ones do not count from the end."""
         return 0 <= index < self.slice_count(plane)
 
     def take_slice(self, array_kji: np.ndarray, plane: Plane, index: int) -> np.ndarray:
@@ -148,8 +151,7 @@ class VolumeGeometry:
         """The index of the slice that a point (3,) RAS lies on; raises PromptError outside the volume."""
         point_ijk = self.index_of(point_ras)
         self._require_inside(np.asarray(point_ras, np.float64).reshape(1, 3), point_ijk)
-        index = round(float(point_ijk[0, self.axis(plane)]))
-        return min(max(index, 0), self.slice_count(plane) - 1)
+        return self._nearest_slice(point_ijk[0, self.axis(plane)], plane)
 
     def to_slice(self, points_ras: np.ndarray, plane: Plane, slice_index: int) -> np.ndarray:
         """(N, 3) RAS to (N, 2) pixels x, y of one slice.
@@ -163,8 +165,8 @@ class VolumeGeometry:
         off = np.flatnonzero(np.abs(across - slice_index) > _EDGE)
         if off.size:
             raise PromptError(
-                f"The point {_text(points_ras[off[0]])} RAS lies on {plane.name.lower()} slice {round(across[off[0]])}, "
-                f"not on slice {slice_index}; move it there or show its slice."
+                f"The point {_text(points_ras[off[0]])} RAS lies on {plane.name.lower()} slice "
+                f"{self._nearest_slice(across[off[0]], plane)}, not on slice {slice_index}; move it there or show its slice."
             )
         return points_xy
 
@@ -191,7 +193,7 @@ class VolumeGeometry:
             points[:, 1] = rows - 1 - points[:, 1]
         return points
 
-    def upright_spacing(self, plane: Plane) -> tuple[float, float]:
+    def spacing_xy(self, plane: Plane) -> tuple[float, float]:
         """Millimetres between the columns, and between the rows, of the picture that show_upright makes."""
         x, y = self._in_plane(plane)
         if self._turn(plane)[0]:
@@ -210,6 +212,9 @@ class VolumeGeometry:
         across, down = self._axes[across_ras], self._axes[down_ras]
         transpose = self._in_plane(plane) != [across, down]
         return transpose, self.ijk_to_ras[across_ras, across] > 0, self.ijk_to_ras[down_ras, down] > 0
+
+    def _nearest_slice(self, across: float, plane: Plane) -> int:
+        return min(max(round(float(across)), 0), self.slice_count(plane) - 1)
 
     def _require_inside(self, points_ras: np.ndarray, points_ijk: np.ndarray) -> None:
         # Written so that NaN is outside.
