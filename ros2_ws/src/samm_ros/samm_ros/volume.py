@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
-from collections.abc import Sequence
+import math
+import re
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +19,10 @@ from .geometry import Plane, VolumeGeometry
 
 MAX_VOXELS = 1024**3
 _AIR_HU = -500
+# Of the usual distance between slices; more, and one is missing.
+_UNEVEN = 0.1
+_DICOM_POSITION = "0020|0032"
+_CHUNK_BYTES = 1 << 24
 _SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg")
 
 # A broken file is told once, by our own sentence.
@@ -30,7 +37,7 @@ class Window:
     upper: float
 
     def __post_init__(self) -> None:
-        if not (np.isfinite([self.lower, self.upper]).all() and self.lower < self.upper):
+        if not (np.isfinite(self.upper - self.lower) and self.lower < self.upper):
             raise VolumeError(
                 f"A window from {self.lower} to {self.upper} shows nothing; its upper end must be higher."
             )
@@ -71,7 +78,7 @@ def automatic_window(voxels: np.ndarray) -> Window:
     if not foreground.size:
         return Window(0, 1)
     lower, upper = (float(value) for value in np.percentile(foreground, (0.5, 99.5)))
-    return Window(lower, upper if upper > lower else lower + 1)
+    return Window(lower, upper if upper > lower else lower + max(1, abs(lower)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,66 +111,43 @@ def read_volume(path: Path, window: Window | None = None, max_voxels: int = MAX_
     """Read NIfTI, NRRD, MetaImage, PNG or JPEG, or a folder with one DICOM series; LPS files become RAS here.
 
     window: None chooses one (see automatic_window). Single voxels that are not finite become the smallest that is.
-    Raises VolumeError for what is missing, of another kind, damaged, 4-D, empty, larger than max_voxels, or all NaN.
+    Raises VolumeError for what is missing, of another kind, damaged or cut short, 4-D, empty, larger than max_voxels (told
+    from the header), without spacing, or all NaN.
     """
     path = Path(path)
-    image = _read(path, max_voxels)
+    if not path.exists():
+        raise VolumeError(f"There is no file or folder {path}; check the path.")
+    image, lost = (_read_folder if path.is_dir() else _read_file)(path, max_voxels)
     voxels = sitk.GetArrayFromImage(image)
     if image.GetDimension() == 2:
         voxels = voxels[None]
-    voxels = _finite(voxels, path)
+    voxels = _finite(voxels, lost, path)
     voxels.flags.writeable = False
     geometry = VolumeGeometry(voxels.shape[2::-1], _ijk_to_ras(image))
     uid = _uid(voxels, geometry)
     return Volume(voxels, geometry, window or automatic_window(voxels), path.name, str(path.resolve()), uid)
 
 
-def _read(path: Path, max_voxels: int) -> sitk.Image:
-    if not path.exists():
-        raise VolumeError(f"There is no file or folder {path}; check the path.")
-    if path.is_dir():
-        files = _dicom_files(path)
-        # A series is read file by file: one of them tells its size.
-        size = (*_header(Path(files[0])).GetSize()[:2], len(files))
-        _require_size(path, size, max_voxels)
-        return _execute(sitk.ImageSeriesReader(), path, files)
+def _read_file(path: Path, max_voxels: int) -> tuple[sitk.Image, np.ndarray | None]:
+    """The image, and which of its voxels SimpleITK lost (see _nifti_lost)."""
     if not path.name.lower().endswith(_SUFFIXES):
         raise VolumeError(
             f"{path.name} is of no known kind; give one of {', '.join(_SUFFIXES)} or a DICOM folder."
         )
     header = _header(path)
-    _require_kind(path, header)
-    _require_size(path, header.GetSize(), max_voxels)
+    _require_size(path, math.prod(header.GetSize()), max_voxels)
     if 0 in header.GetSpacing():
         raise VolumeError(f"{path.name} has the spacing {header.GetSpacing()} mm; correct it in the header.")
-    return _execute(sitk.ImageFileReader(), path, str(path))
+    lost = _nifti_lost(path, header) if "vox_offset" in header.GetMetaDataKeys() else None
+    # The JPEG reader fills what is missing with grey.
+    if path.suffix.lower() in (".jpg", ".jpeg") and b"\xff\xd9" not in path.read_bytes()[-1024:]:
+        raise VolumeError(f"{path.name} is cut short; copy or export it again.")
+    image = _execute(header, path)
+    return image[:, :, :, 0] if image.GetDimension() == 4 else image, lost
 
 
-def _header(path: Path) -> sitk.ImageFileReader:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise VolumeError(f"{path.name} cannot be read ({_reason(error)}); export it again.") from None
-    return reader
-
-
-def _execute(
-    reader: sitk.ImageFileReader | sitk.ImageSeriesReader, path: Path, files: str | Sequence[str]
-) -> sitk.Image:
-    if isinstance(reader, sitk.ImageFileReader):
-        reader.SetFileName(files)
-    else:
-        reader.SetFileNames(files)
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise VolumeError(f"{path.name} cannot be read whole ({_reason(error)}); export it again.") from None
-    return image[:, :, :, 0] if image.GetDimension() == 4 else image
-
-
-def _dicom_files(folder: Path) -> Sequence[str]:
+def _read_folder(folder: Path, max_voxels: int) -> tuple[sitk.Image, None]:
+    """One DICOM series; raises VolumeError when a slice of it is missing, as all behind it would be misplaced."""
     series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if not series:
         raise VolumeError(f"The folder {folder} holds no DICOM series; give one that does, or a file.")
@@ -171,37 +155,116 @@ def _dicom_files(folder: Path) -> Sequence[str]:
         raise VolumeError(
             f"The folder {folder} holds {len(series)} series ({', '.join(series)}); leave one in it."
         )
-    return sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    left_out = {path.name for path in folder.iterdir() if _is_dicom(path)} - {
+        Path(file).name for file in files
+    }
+    if left_out:
+        raise VolumeError(
+            f"{min(left_out)} in {folder} is damaged or no image; copy it again or take it out."
+        )
+    # One file tells the size of all.
+    _require_size(folder, math.prod(_header(Path(files[0])).GetSize()) * len(files), max_voxels)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(files)
+    reader.MetaDataDictionaryArrayUpdateOn()
+    image = _execute(reader, folder)
+    numbers = range(len(files))
+    if len(files) > 1 and all(reader.HasMetaDataKey(n, _DICOM_POSITION) for n in numbers):
+        positions = [[float(x) for x in reader.GetMetaData(n, _DICOM_POSITION).split("\\")] for n in numbers]
+        steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+        if steps.min() == 0 or np.ptp(steps) > _UNEVEN * np.median(steps):
+            raise VolumeError(
+                f"The slices in {folder} are {steps.min():.2f} to {steps.max():.2f} mm apart; put in what is missing and "
+                "take out what is double."
+            )
+    return image, None
 
 
-def _require_kind(path: Path, header: sitk.ImageFileReader) -> None:
-    dimension, components = header.GetDimension(), header.GetNumberOfComponents()
-    sides = header.GetSize()
-    if dimension > 3 and max(sides[3:]) > 1 or dimension not in (2, 3, 4):
-        raise VolumeError(f"{path.name} has {dimension} dimensions {sides}; give one time point, in 3.")
-    if components == 1:
-        return
-    if components not in (3, 4) or header.GetPixelID() not in (sitk.sitkVectorUInt8,):
+def _is_dicom(path: Path) -> bool:
+    if not path.is_file() or path.name == "DICOMDIR":
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _header(path: Path) -> sitk.ImageFileReader:
+    """The file's header, read; raises VolumeError for what no volume is made of."""
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(path))
+    try:
+        header.ReadImageInformation()
+    except RuntimeError as error:
+        raise VolumeError(f"{path.name} cannot be read ({_reason(error)}); export it again.") from None
+    sides, components = header.GetSize(), header.GetNumberOfComponents()
+    if len(sides) not in (2, 3, 4) or max(sides[3:], default=1) > 1:
+        raise VolumeError(f"{path.name} has {len(sides)} dimensions {sides}; give one time point, in 3.")
+    if components > 1 and not (components in (3, 4) and header.GetPixelID() == sitk.sitkVectorUInt8):
         raise VolumeError(f"{path.name} has {components} components a voxel; give grey, or 8-bit RGB.")
+    return header
 
 
-def _require_size(path: Path, sides: Sequence[int], max_voxels: int) -> None:
-    voxels = int(np.prod([int(side) for side in sides], dtype=object))
+def _execute(reader: sitk.ImageFileReader | sitk.ImageSeriesReader, path: Path) -> sitk.Image:
+    try:
+        return reader.Execute()
+    except RuntimeError as error:
+        raise VolumeError(f"{path.name} cannot be read whole ({_reason(error)}); export it again.") from None
+
+
+def _require_size(path: Path, voxels: int, max_voxels: int) -> None:
     if voxels < 1:
-        raise VolumeError(f"{path.name} is empty: its size is {tuple(sides)}.")
+        raise VolumeError(f"{path.name} is empty: it has {voxels} voxels; export it again.")
     if voxels > max_voxels:
         raise VolumeError(
             f"{path.name} has {voxels:,} voxels; at most {max_voxels:,} are read: crop or resample it."
         )
 
 
-def _finite(voxels: np.ndarray, path: Path) -> np.ndarray:
+def _nifti_lost(path: Path, header: sitk.ImageFileReader) -> np.ndarray | None:
+    """Which voxels of a NIfTI file are not finite, flat bool; None when all are.
+
+    SimpleITK makes 0 of these, 0 too of what a file cut short lacks, and 1 mm of a spacing of 0, all in silence.
+    Raises VolumeError for a file that is cut short or has no spacing.
+    """
+    sides = [int(header.GetMetaData(f"dim[{n + 1}]")) for n in range(int(header.GetMetaData("dim[0]")))]
+    left = math.prod(sides) * int(header.GetMetaData("bitpix")) // 8
+    number = {"16": "f4", "64": "f8"}.get(header.GetMetaData("datatype"))
+    lost = []
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            head = file.read(168)
+            order = "<" if int.from_bytes(head[:4], "little") in (348, 540) else ">"
+            version_2 = int.from_bytes(head[:4], "little" if order == "<" else "big") == 540
+            spacing = np.frombuffer(head, order + ("f8" if version_2 else "f4"), 8, 104 if version_2 else 76)[
+                1:4
+            ]
+            spacing = spacing[: len(sides)].tolist()
+            if not all(math.isfinite(side) and side for side in spacing):
+                raise VolumeError(f"{path.name} has the spacing {spacing} mm; correct it in the header.")
+            file.seek(int(float(header.GetMetaData("vox_offset"))))
+            while left:
+                chunk = file.read(min(left, _CHUNK_BYTES))
+                if not chunk:
+                    raise EOFError
+                left -= len(chunk)
+                if number:
+                    lost.append(~np.isfinite(np.frombuffer(chunk, order + number)))
+    except (EOFError, OSError, ValueError, OverflowError, zlib.error):
+        raise VolumeError(f"{path.name} is cut short or damaged; copy or export it again.") from None
+    return np.concatenate(lost) if any(part.any() for part in lost) else None
+
+
+def _finite(voxels: np.ndarray, lost: np.ndarray | None, path: Path) -> np.ndarray:
     """(K, J, I) or (K, J, I, 3), finite; raises VolumeError when nothing is."""
     if voxels.ndim == 4:
         return np.ascontiguousarray(voxels[..., :3])
     if voxels.dtype.kind != "f":
         return voxels
     finite = np.isfinite(voxels)
+    if lost is not None:
+        finite &= ~lost.reshape(voxels.shape)
     if not finite.any():
         raise VolumeError(f"{path.name} holds no finite voxel; export it again.")
     return voxels if finite.all() else np.where(finite, voxels, voxels[finite].min())
@@ -226,6 +289,9 @@ def _uid(voxels: np.ndarray, geometry: VolumeGeometry) -> str:
 
 
 def _reason(error: RuntimeError) -> str:
-    """The last line of ITK's message, which says what; those before say where in its source."""
+    """The line of ITK's message that says what, without where in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].removeprefix("ERROR: ") if lines else "unknown"
+    if lines[-1].startswith("[nrrd]"):
+        return lines[-1]
+    said = next((line for line in lines if "ERROR: " in line), lines[-1])
+    return re.sub(r"^.*?ERROR: (\w+\(0x\w+\): )?", "", said).rstrip(".")
