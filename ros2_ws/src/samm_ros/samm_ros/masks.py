@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import tempfile
 import threading
@@ -12,12 +13,12 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
-import nrrd
 import numpy as np
 import SimpleITK as sitk
 
-from .errors import MaskError
+from .errors import MaskError, VolumeError
 from .geometry import Plane, VolumeGeometry
+from .volume import read_volume
 
 MAX_SIDE = 16384
 MAX_SEGMENTS = 255
@@ -49,7 +50,7 @@ def encode_mask(mask: np.ndarray, encoding: MaskEncoding = MaskEncoding.BITS_ZLI
     mask = np.ascontiguousarray(mask, dtype=bool)
     if encoding == MaskEncoding.RAW:
         return mask.tobytes()
-    return zlib.compress(np.packbits(mask).tobytes(), 1)
+    return zlib.compress(np.packbits(mask).tobytes())
 
 
 def decode_mask(
@@ -62,6 +63,8 @@ def decode_mask(
     height, width = shape
     if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
         raise MaskError(f"A mask of {height}×{width} pixels cannot be; each side is 1 to {MAX_SIDE}.")
+    if encoding not in tuple(MaskEncoding):
+        raise MaskError(f"There is no mask encoding {encoding}; send 0 (raw) or 1 (bits, zlib).")
     if encoding == MaskEncoding.RAW:
         pixels = np.frombuffer(data, np.uint8)
         if pixels.size != height * width or pixels.max(initial=0) > 1:
@@ -75,7 +78,7 @@ def decode_mask(
         raise MaskError(f"The mask's data is no zlib stream ({error}); send it again.") from None
     if len(packed) != size or not stream.eof or stream.unused_data:
         raise MaskError(f"The mask's data does not unpack to {height}×{width} pixels; send it again.")
-    return np.unpackbits(np.frombuffer(packed, np.uint8), count=height * width).reshape(shape).astype(bool)
+    return np.unpackbits(np.frombuffer(packed, np.uint8), count=height * width).reshape(shape).view(bool)
 
 
 @dataclass(frozen=True)
@@ -134,10 +137,9 @@ class Segmentation:
             return list(self._segments.values())
 
     def add(self, name: str, color: tuple[float, float, float] | None = None) -> Segment:
-        """A new, empty segment; the first one is active. Raises MaskError for a name that is taken or empty."""
+        """A new, empty segment; the first one is active. Raises MaskError for a name that is taken or no text."""
         with self._lock:
-            if not name or name in self._segments:
-                raise MaskError(f"A segment cannot be named {name!r}; give a name that is not taken.")
+            self._require_free(name)
             if len(self._segments) >= MAX_SEGMENTS:
                 raise MaskError(f"There are {MAX_SEGMENTS} segments already; a labelmap holds no more.")
             label = len(self._segments) + 1
@@ -149,11 +151,10 @@ class Segmentation:
             return segment
 
     def rename(self, name: str, new_name: str) -> None:
-        """Raises MaskError when there is no such segment, or the new name is taken or empty."""
+        """Raises MaskError when there is no such segment, or the new name is taken or no text."""
         with self._lock:
             self._require(name)
-            if not new_name or new_name in self._segments:
-                raise MaskError(f"A segment cannot be named {new_name!r}; give a name that is not taken.")
+            self._require_free(new_name)
             self._segments = {
                 (new_name if key == name else key): (
                     replace(segment, name=new_name) if key == name else segment
@@ -172,6 +173,18 @@ class Segmentation:
         with self._lock:
             self._require(name)
             self._active = name
+
+    def clear(self) -> None:
+        """Remove all segments and all that could be undone."""
+        with self._lock:
+            for state in self._segments, self._layers, self._voxels, self._undo, self._redo:
+                state.clear()
+            self._active = None
+
+    def snapshot(self) -> list[tuple[Segment, np.ndarray]]:
+        """All segments at one moment, each with a copy of its voxels, (K, J, I) bool."""
+        with self._lock:
+            return [(segment, self._layers[name].copy()) for name, segment in self._segments.items()]
 
     def layer(self, name: str) -> np.ndarray:
         """A copy of a segment's voxels, (K, J, I) bool."""
@@ -192,6 +205,9 @@ class Segmentation:
         is written. Raises MaskError for a mask or slice that does not fit, and then changes nothing.
         """
         mask = np.asarray(mask, bool)
+        if plane not in tuple(Plane):
+            raise MaskError(f"There is no plane {plane}; give 0 (axial), 1 (coronal) or 2 (sagittal).")
+        plane = Plane(plane)
         if not self.geometry.contains_slice(plane, slice_index):
             last = self.geometry.slice_count(plane) - 1
             raise MaskError(
@@ -199,7 +215,9 @@ class Segmentation:
             )
         if mask.shape != self.geometry.slice_shape(plane):
             expected = self.geometry.slice_shape(plane)
-            raise MaskError(f"The mask is {mask.shape} pixels, but the slice is {expected}.")
+            raise MaskError(
+                f"The mask is {mask.shape} pixels, but the slice is {expected}; send the slice's own."
+            )
         with self._lock:
             name = segment or self._active or DEFAULT_SEGMENT
             if name not in self._segments:
@@ -247,6 +265,11 @@ class Segmentation:
         if name not in self._segments:
             raise MaskError(f"There is no segment {name!r}; there are {', '.join(self._segments) or 'none'}.")
 
+    def _require_free(self, name: str) -> None:
+        # Line ends would write keys of their own into the header of a file.
+        if not name or not name.isprintable() or name in self._segments:
+            raise MaskError(f"A segment cannot be named {name!r}; give a printable name that is not taken.")
+
     def _write(
         self, name: str, plane: Plane, index: int, box: tuple[int, int, int, int], pixels: np.ndarray
     ) -> _Change:
@@ -285,80 +308,82 @@ def write_segmentation(segmentation: Segmentation, path: Path) -> None:
             part = Path(folder) / f"part{suffix}"
             write(segmentation, part)
             os.replace(part, path)
-    except (RuntimeError, OSError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise MaskError(f"{path} could not be written: {reason}") from None
+    except (RuntimeError, OSError, VolumeError) as error:
+        reason = (str(error).strip().splitlines() or ["unknown"])[-1].rstrip(".")
+        raise MaskError(f"{path} could not be written ({reason}); make room or write elsewhere.") from None
 
 
 def _write_labelmap(segmentation: Segmentation, path: Path) -> None:
     geometry = segmentation.geometry
-    image = sitk.GetImageFromArray(segmentation.labelmap())
+    labels = segmentation.labelmap()
+    image = sitk.GetImageFromArray(labels)
     to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ geometry.ijk_to_ras
     image.SetOrigin(to_lps[:3, 3].tolist())
     image.SetSpacing(geometry.spacing.tolist())
     image.SetDirection((to_lps[:3, :3] / geometry.spacing).ravel().tolist())
     sitk.WriteImage(image, str(path), useCompression=path.suffix != ".nii")
+    # SimpleITK writes half a NIfTI file to a full disk and says nothing.
+    if not np.array_equal(read_volume(path).voxels, labels):
+        raise OSError("it does not read back as it was written")
 
 
 def _write_slicer(segmentation: Segmentation, path: Path) -> None:
     """The layout and keys that 3D Slicer's vtkMRMLSegmentationStorageNode writes and reads."""
     to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ segmentation.geometry.ijk_to_ras
-    layers = _layers(segmentation)
     columns, rows, slices = segmentation.geometry.dimensions
-    voxels = np.zeros((len(layers), columns, rows, slices), np.uint8)
-    header: dict[str, object] = {
-        "space": "left-posterior-superior",
-        "space origin": to_lps[:3, 3],
-        "encoding": "gzip",
-        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
-        "Segmentation_MasterRepresentation": "Binary labelmap",
-        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
-    }
-    number = 0
-    for layer_number, layer in enumerate(layers):
-        for segment in layer:
-            voxels[layer_number][segmentation.layer(segment.name).T] = segment.label
-            header |= {
-                f"Segment{number}_{key}": value
-                for key, value in {
-                    "ID": f"Segment_{segment.label}",
-                    "Name": segment.name,
-                    "NameAutoGenerated": "0",
-                    "Color": " ".join(f"{value:.6g}" for value in segment.color),
-                    "ColorAutoGenerated": "0",
-                    "Extent": f"0 {columns - 1} 0 {rows - 1} 0 {slices - 1}",
-                    "Layer": str(layer_number),
-                    "LabelValue": str(segment.label),
-                }.items()
-            }
-            number += 1
-    directions = to_lps[:3, :3].T
-    if len(layers) == 1:
-        header |= {"kinds": ["domain"] * 3, "space directions": directions}
-        nrrd.write(str(path), voxels[0], header)
-    else:
-        header |= {
-            "kinds": ["list", *["domain"] * 3],
-            "space directions": np.vstack([np.full(3, np.nan), directions]),
+    layers = _layers(segmentation.snapshot())
+    # Layers are the fastest axis; with one of them the axis is left out, and the bytes are the same.
+    listed = len(layers) > 1
+    header = [
+        "NRRD0004",
+        "type: unsigned char",
+        f"dimension: {3 + listed}",
+        "space: left-posterior-superior",
+        f"sizes: {f'{len(layers)} ' * listed}{columns} {rows} {slices}",
+        f"space directions: {'none ' * listed}{' '.join(_vector(column) for column in to_lps.T[:3])}",
+        f"kinds: {'list ' * listed}domain domain domain",
+        "encoding: gzip",
+        f"space origin: {_vector(to_lps[:, 3])}",
+        "Segmentation_ContainedRepresentationNames:=Binary labelmap|",
+        "Segmentation_MasterRepresentation:=Binary labelmap",
+        "Segmentation_ReferenceImageExtentOffset:=0 0 0",
+    ]
+    voxels = np.zeros((slices, rows, columns, len(layers)), np.uint8)
+    for number, (layer, segment, content) in enumerate(
+        (layer, segment, content) for layer, held in enumerate(layers) for segment, content in held
+    ):
+        voxels[content, layer] = segment.label
+        keys = {
+            "Color": " ".join(f"{value:.6g}" for value in segment.color),
+            "ColorAutoGenerated": "0",
+            "Extent": f"0 {columns - 1} 0 {rows - 1} 0 {slices - 1}",
+            "ID": f"Segment_{segment.label}",
+            "LabelValue": str(segment.label),
+            "Layer": str(layer),
+            "Name": segment.name.replace("\\", r"\\"),
+            "NameAutoGenerated": "0",
         }
-        nrrd.write(str(path), voxels, header)
+        header += [f"Segment{number}_{key}:={value}" for key, value in keys.items()]
+    with path.open("wb") as file:
+        file.write(("\n".join(header) + "\n\n").encode())
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file) as stream:
+            stream.write(voxels.data)
 
 
-def _layers(segmentation: Segmentation) -> list[list[Segment]]:
-    """The segments, spread over as few layers as greedy choice finds in which none overlaps another."""
-    layers: list[list[Segment]] = [[]]
-    taken = [np.zeros(segmentation.geometry.dimensions[::-1], bool)]
-    for segment in segmentation.segments():
-        voxels = segmentation.layer(segment.name)
-        for layer, occupied in zip(layers, taken, strict=True):
-            if not (occupied & voxels).any():
-                layer.append(segment)
-                occupied |= voxels
-                break
-        else:
-            layers.append([segment])
-            taken.append(voxels)
+def _layers(segments: list[tuple[Segment, np.ndarray]]) -> list[list[tuple[Segment, np.ndarray]]]:
+    """The segments, spread over as few layers as greedy choice finds in which none overlaps another; one at least."""
+    layers: list[list[tuple[Segment, np.ndarray]]] = [[]]
+    for segment, voxels in segments:
+        fits = (held for held in layers if not any((voxels & other).any() for _, other in held))
+        layer = next(fits, None)
+        if layer is None:
+            layers.append(layer := [])
+        layer.append((segment, voxels))
     return layers
+
+
+def _vector(values_lps: np.ndarray) -> str:
+    return "(" + ",".join(repr(float(value)) for value in values_lps[:3]) + ")"
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
