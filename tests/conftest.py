@@ -55,13 +55,14 @@ def shared_graph(
     launch_file: Path, mni_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """The namespace of a graph that has the MNI volume loaded; for tests that leave it as they find it."""
-    from samm_ros.supervisor import Graph
-
     from samm_ros.demo.client import GraphClient
+    from samm_ros.supervisor import Graph
 
     namespace = f"test_{uuid.uuid4().hex[:12]}"
     arguments = {"namespace": namespace, "sweep": "false"}
-    with Graph(launch_file, arguments, tmp_path_factory.mktemp("graph")):
+    graph = Graph(launch_file, arguments, tmp_path_factory.mktemp("graph"))
+    os.environ.update(graph.environment)
+    with graph:
         with GraphClient(namespace, "fixture") as client:
             client.load(mni_path)
         yield namespace

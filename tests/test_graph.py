@@ -77,7 +77,7 @@ def test_a_box_in_ras_gives_the_masks_voxels_in_the_saved_file(
     corners = mni.geometry.position_of(mni.geometry.ijk_of(pixels.box[:, :2], plane, index))
     in_ras = prompts.Prompt(plane, None, True, np.zeros((0, 3)), np.zeros(0, np.uint8), corners)
 
-    answer = client.prompt(in_ras, index, segment=f"in {plane.name}")
+    answer = client.prompt(in_ras, segment=f"in {plane.name}")
 
     (embedding,) = lite_medsam.encode([mni.slice_image(plane, index)])
     box_xyxy = pixels.box[:, :2].ravel().astype(np.float32)
@@ -93,7 +93,7 @@ def test_a_box_in_ras_gives_the_masks_voxels_in_the_saved_file(
 
 def test_the_trace_has_every_task_of_a_cycle_in_order(client: GraphClient) -> None:
     index, prompt = box_prompt(Plane.AXIAL)
-    answer = client.prompt(prompt, index, segment="traced")
+    answer = client.prompt(prompt, segment="traced")
     client.wait_for(
         lambda: sum(event.cycle == answer.cycle for event in client.events) >= len(Task),
         "five task events",
@@ -146,12 +146,12 @@ def test_a_prompt_that_has_no_answer_is_refused_in_a_sentence_and_the_next_is_an
 
     assert sentence in refusal.error
     index, prompt = box_prompt(Plane.AXIAL)
-    assert client.prompt(prompt, index, segment="after a refusal").data
+    assert client.prompt(prompt, segment="after a refusal").data
 
 
 def test_damaged_and_alien_masks_are_never_applied(client: GraphClient, peer: Peer, mni) -> None:
     index, prompt = box_prompt(Plane.AXIAL)
-    good = client.prompt(prompt, index, segment="guarded")
+    good = client.prompt(prompt, segment="guarded")
     status = peer.wait_for(graph.SEGMENTATION_STATUS, lambda s: s.applied_cycle >= good.cycle)
     voxels = {segment.name: segment.voxels for segment in status.segments}
     masks = peer.publisher(SliceMask, graph.RECEIVED_MASKS, graph.NEWEST)
@@ -177,7 +177,7 @@ def test_damaged_and_alien_masks_are_never_applied(client: GraphClient, peer: Pe
         peer.wait_for(graph.SEGMENTATION_STATUS, lambda s, n=count: s.dropped >= status.dropped + n + 1)
     masks.publish(flipped)
 
-    after = client.prompt(prompt, index, segment="guarded")
+    after = client.prompt(prompt, segment="guarded")
     status = peer.wait_for(graph.SEGMENTATION_STATUS, lambda s: s.applied_cycle >= after.cycle)
     assert {segment.name: segment.voxels for segment in status.segments} == voxels
 
@@ -191,7 +191,7 @@ def test_a_damaged_request_is_not_answered_and_the_next_one_is(client: GraphClie
     peer.publisher(SliceRequest, graph.SLICE_REQUESTS, graph.NEWEST).publish(damaged)
 
     index, prompt = box_prompt(Plane.AXIAL)
-    client.prompt(prompt, index, segment="after damage")
+    client.prompt(prompt, segment="after damage")
 
     assert not [m for m in peer.heard[graph.RECEIVED_MASKS] if m.client_id == "forger"]
 
@@ -200,7 +200,7 @@ def test_of_a_burst_of_prompts_the_newest_is_answered_and_none_queues(
     client: GraphClient, peer: Peer
 ) -> None:
     index, prompt = box_prompt(Plane.AXIAL)
-    client.prompt(prompt, index, segment="burst")
+    client.prompt(prompt, segment="burst")
     peer.listen(TaskEvent, graph.TASK_EVENTS, graph.EVENTS)
     publisher = peer.publisher(Prompt, graph.PROMPTS, graph.NEWEST)
     sent = 60
@@ -208,7 +208,7 @@ def test_of_a_burst_of_prompts_the_newest_is_answered_and_none_queues(
         _, moved = box_prompt(Plane.AXIAL, shift=number * 0.1)
         publisher.publish(wire.prompt_to_msg(moved, client_id="burst", segment="burst"))
     _, last = box_prompt(Plane.AXIAL, shift=20.0)
-    answer = GraphClient.prompt(client, last, index, segment="burst")
+    answer = client.prompt(last, segment="burst")
 
     status = peer.wait_for(graph.SEGMENTATION_STATUS, lambda s: s.applied_cycle >= answer.cycle)
     assert status.applied_cycle == answer.cycle
@@ -222,7 +222,7 @@ def test_undo_and_redo_change_what_is_saved(client: GraphClient, peer: Peer, tmp
     before = saved_labels(client, tmp_path)
     index, (x0, y0, x1, y1) = BOXES[Plane.AXIAL]
     answer = client.prompt(
-        script.box(Plane.AXIAL, index, x0, y0, x1, y1), index, segment=f"undone {uuid.uuid4().hex}"
+        script.box(Plane.AXIAL, index, x0, y0, x1, y1), segment=f"undone {uuid.uuid4().hex}"
     )
     peer.wait_for(graph.SEGMENTATION_STATUS, lambda s: s.applied_cycle >= answer.cycle)
     applied = saved_labels(client, tmp_path)
@@ -261,7 +261,7 @@ def test_bad_service_calls_are_refused_in_a_sentence_and_change_nothing(
     assert not peer.call(SaveSegmentation, graph.SAVE_SEGMENTATION, SaveSegmentation.Request(path="")).success
 
     index, prompt = box_prompt(Plane.AXIAL)
-    assert client.prompt(prompt, index, segment="still there").data
+    assert client.prompt(prompt, segment="still there").data
     assert peer.heard[graph.VOLUME_INFO][-1].uid == mni.uid
 
 

@@ -23,17 +23,20 @@ from ..errors import LaunchError, MaskError, PromptError, SammError, VolumeError
 from ..geometry import Plane
 from ..nodes import graph, wire
 from ..prompts import Prompt
-from ..trace import TaskEvent
+from ..trace import Task, TaskEvent
 
 # Prompts are best effort: one that SND_INF did not get, as it was still starting, is published again.
-REPEAT_PROMPT_S = 2.0
+REPEAT_PROMPT_S = 1.0
+CHECK_S = 0.5
 
 
 class GraphClient:
     """Talks to a running graph in `namespace`; a context manager. Every wait has a limit and raises LaunchError at it."""
 
-    def __init__(self, namespace: str, client_id: str) -> None:
+    def __init__(self, namespace: str, client_id: str, check: Callable[[], None] = lambda: None) -> None:
+        """check: called while waiting; raises when the graph cannot be waited for any more."""
         self.client_id = client_id
+        self._check = check
         self.events: list[TaskEvent] = []
         self.status: msg.EmbeddingStatus | None = None
         self.segmentation: msg.SegmentationStatus | None = None
@@ -67,8 +70,10 @@ class GraphClient:
 
     def load(self, path: Path, window_preset: str = "", timeout_s: float = 120.0) -> wire.LoadedVolume:
         """Make the graph load a volume and wait until its client side shows it; raises VolumeError when refused."""
-        if not self._load.wait_for_service(timeout_s):
-            raise LaunchError(f"The server did not come up within {timeout_s:g} s; see its log.")
+        deadline = time.monotonic() + timeout_s
+        while not self._load.wait_for_service(CHECK_S):
+            self._check()
+            self._wait(time.monotonic() < deadline, "the server to come up")
         response = self._call(
             self._load, LoadVolume.Request(path=str(path), window_preset=window_preset), timeout_s
         )
@@ -82,24 +87,40 @@ class GraphClient:
         )
         return volume
 
-    def prompt(self, prompt: Prompt, slice_index: int, segment: str = "", timeout_s: float = 60.0) -> Answer:
+    def prompt(self, prompt: Prompt, segment: str = "", timeout_s: float = 60.0) -> Answer:
         """Publish a prompt and wait for its answer; raises PromptError with the graph's sentence when refused."""
-        message = wire.prompt_to_msg(prompt, client_id=self.client_id, segment=segment)
+        cycle = self._start_cycle(wire.prompt_to_msg(prompt, client_id=self.client_id, segment=segment))
         deadline = time.monotonic() + timeout_s
-        while (now := time.monotonic()) < deadline:
-            message.header.stamp = self._node.get_clock().now().to_msg()
-            self._prompts.publish(message)
-            repeat_at = min(now + REPEAT_PROMPT_S, deadline)
-            while (left := repeat_at - time.monotonic()) > 0:
-                try:
-                    answer = self._answers.get(timeout=left)
-                except queue.Empty:
-                    break
-                if answer.error:
-                    raise PromptError(answer.error)
-                if (answer.slice.plane, answer.slice.index) == (prompt.plane, slice_index):
-                    return answer
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                answer = self._answers.get(timeout=min(left, CHECK_S))
+            except queue.Empty:
+                self._check()
+                continue
+            if answer.cycle < cycle:
+                continue
+            if answer.error:
+                raise PromptError(answer.error)
+            return answer
         raise LaunchError(f"There was no mask within {timeout_s:g} s; see the logs of the nodes.")
+
+    def _start_cycle(self, message: msg.Prompt, timeout_s: float = 20.0) -> int:
+        """Publish until SND_INF says that it has begun a cycle for it; the cycle."""
+        before = len(self.events)
+
+        def begun() -> list[int]:
+            mine = (e for e in self.events[before:] if e.client_id == self.client_id)
+            return [e.cycle for e in mine if e.task == Task.SND_INF]
+
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while time.monotonic() < deadline:
+                message.header.stamp = self._node.get_clock().now().to_msg()
+                self._prompts.publish(message)
+                if self._changed.wait_for(begun, REPEAT_PROMPT_S):
+                    return begun()[0]
+                self._check()
+        raise LaunchError(f"SND_INF took no prompt within {timeout_s:g} s; see its log.")
 
     def embed(
         self, planes: list[Plane], on_status: Callable[[msg.EmbeddingStatus], None], limit_s: float

@@ -45,7 +45,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     }
     launch_file = Path(get_package_share_directory("samm_ros")) / "launch" / "samm.launch.yaml"
     console.print("Starting the graph …")
-    with Graph(launch_file, arguments, output / "log"), GraphClient(namespace, "demo") as client:
+    graph = Graph(launch_file, arguments, output / "log")
+    os.environ.update(graph.environment)
+    with graph, GraphClient(namespace, "demo", graph.check) as client:
         session = play(client, path, args.window, steps, console)
         if args.embed > 0:
             embed_ahead(client, session, args.embed, console)

@@ -58,7 +58,7 @@ def play(
         for step in steps:
             index, _ = step.prompt.on_slice(geometry)
             for prompt in _drag(step.prompt):
-                answer = client.prompt(prompt, index, step.segment)
+                answer = client.prompt(prompt, step.segment)
                 if not session.shots and not session.cold_cycles:
                     session.first_mask_s = time.monotonic() - loaded
                 if (step.prompt.plane, index) not in seen:

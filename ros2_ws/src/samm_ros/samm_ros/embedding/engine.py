@@ -180,6 +180,8 @@ class EmbeddingEngine:
     def _begin(self, volume: Volume | None, model: SegmentationModel | None) -> None:
         with self._wake:
             self._volume, self._model = volume, model
+            # Whoever loads a volume prompts next: the sweep must not be at a slice of its own by then.
+            self._last_request = time.monotonic()
             self._sweep = None
             self._finished_at.clear()
             self._session = None

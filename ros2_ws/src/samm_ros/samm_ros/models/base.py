@@ -97,6 +97,15 @@ class SegmentationModel(ABC):
     def decode(self, embedding: Embedding, prompt: PixelPrompt) -> MaskResult:
         """The mask of `prompt` on the encoded slice. Raises PromptError, as check_prompt does."""
 
+    def warm_up(self) -> None:
+        """Encode and decode once, so that the first slice of a user pays for no set-up of the libraries below."""
+        (embedding,) = self.encode([np.zeros((self.image_size, self.image_size, 3), np.uint8)])
+        middle = np.full((1, 2), self.image_size / 2, np.float32)
+        if self.takes_points:
+            self.decode(embedding, PixelPrompt(middle, np.ones(1, np.uint8)))
+        if self.takes_box:
+            self.decode(embedding, PixelPrompt(box_xyxy=np.concatenate([middle[0] - 9, middle[0] + 9])))
+
     def check_prompt(self, prompt: PixelPrompt) -> None:
         """Raises PromptError for a prompt that this model was not trained to answer.
 

@@ -115,6 +115,7 @@ class EmbeddingNode(LifecycleNode):
 
     def _use_model(self, name: str, checkpoint: str) -> None:
         model = load_model(name, Path(checkpoint) if checkpoint else None, self._device)
+        model.warm_up()
         self.engine.set_model(model)
         info = self._model_message()
         self._model_info.publish(info)
