@@ -50,7 +50,9 @@ def main(args: argparse.Namespace) -> int:
 
     folder = Path(os.environ.get("SAMM_ROOT", "."), ".samm", "log", time.strftime("%Y-%m-%d-%H-%M-%S"))
     graph = Graph(file, arguments, folder, on_line=_print_line)
-    signal.signal(signal.SIGTERM, _interrupt)
+    # SIGINT as well: a shell starts background jobs with it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         with graph:
             print(
