@@ -342,13 +342,56 @@ def test_slices_that_are_rounded_to_a_tenth_of_a_millimetre_are_no_gap(tmp_path:
     assert read_volume(write_dicom(tmp_path / "ct", heights=(0, 1.3, 2.5, 3.8))).voxels.shape == (4, 5, 6)
 
 
-def test_a_damaged_slice_of_a_dicom_series_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data[: len(data) * 2 // 3],
+        lambda data: data[:200],
+        # GDCM allocates what the file's second element claims.
+        lambda data: patched(data, "<I", 152, 0xF0000000),
+        # An odd kind of value there.
+        lambda data: patched(data, "2s", 148, b"ZZ"),
+    ],
+    ids=["cut", "beheaded", "4 GB", "unknown kind"],
+)
+def test_a_damaged_slice_of_a_dicom_series_is_named(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
     folder = write_dicom(tmp_path / "ct")
-    last = max(folder.iterdir())
-    damaged(last, lambda data: data[: len(data) * 2 // 3])
+    last = damaged(max(folder.iterdir()), change)
 
-    with pytest.raises(VolumeError, match=f"{last.name} in .*ct is damaged or no image; copy it again"):
+    with pytest.raises(VolumeError, match=f"{last.name} in .*ct is damaged or cut short; copy it again"):
         read_volume(folder)
+
+
+def test_a_dicom_file_that_is_no_image_is_named(tmp_path: Path) -> None:
+    folder = write_dicom(tmp_path / "ct")
+    (folder / "a.dcm").write_bytes(bytes(128) + b"DICM")
+
+    with pytest.raises(
+        VolumeError, match=r"a\.dcm in .*ct is damaged or no image; copy it again or take it out"
+    ):
+        read_volume(folder)
+
+
+def test_a_slice_that_lies_nowhere_is_refused(tmp_path: Path) -> None:
+    folder = write_dicom(tmp_path / "ct", heights=(1.25, 2.5, 3.75, 5.0))
+    for path in folder.iterdir():
+        damaged(path, lambda data: data.replace(b"\\40.25\\", b"\\40x25\\"))
+
+    with pytest.raises(VolumeError, match="ct"):
+        read_volume(folder)
+
+
+def test_sequences_in_dicom_files_are_walked_over(tmp_path: Path) -> None:
+    folder = write_dicom(tmp_path / "ct")
+    unknown = b"\xff" * 4
+    element = struct.pack("<HHI", 8, 0x1150, 4) + b"1.2\0"
+    item = struct.pack("<HH", 0xFFFE, 0xE000) + unknown + element + struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
+    sequence = struct.pack("<HH", 8, 0x1140) + unknown + item + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    study = struct.pack("<HH", 0x20, 0xD)
+    for path in folder.iterdir():
+        damaged(path, lambda data: data.replace(study, sequence + study, 1))
+
+    assert np.array_equal(read_volume(folder).voxels, VOXELS)
 
 
 @given(st.data())

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import math
 import re
+import struct
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,10 @@ _AIR_HU = -500
 # Of the usual distance between slices; more, and one is missing.
 _UNEVEN = 0.1
 _DICOM_POSITION = "0020|0032"
+# DICOM's transfer syntaxes, and its kinds of value: those whose length takes 2 bytes, and those whose takes 4.
+_IMPLICIT, _DEFLATED, _BIG_ENDIAN = b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.2"
+_SHORT_KINDS = b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
+_LONG_KINDS = b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()
 _CHUNK_BYTES = 1 << 24
 _SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg")
 
@@ -148,21 +153,28 @@ def _read_file(path: Path, max_voxels: int) -> tuple[sitk.Image, np.ndarray | No
 
 def _read_folder(folder: Path, max_voxels: int) -> tuple[sitk.Image, None]:
     """One DICOM series; raises VolumeError when a slice of it is missing, as all behind it would be misplaced."""
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if not series:
-        raise VolumeError(f"The folder {folder} holds no DICOM series; give one that does, or a file.")
+    dicom = [path for path in sorted(folder.iterdir()) if _is_dicom(path)]
+    for path in dicom:
+        if not _elements_fit(path):
+            raise VolumeError(
+                f"{path.name} in {folder} is damaged or cut short; copy it again or take it out."
+            )
+    try:
+        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]) if series else ()
+    except RuntimeError as error:
+        raise VolumeError(f"The folder {folder} cannot be read ({_reason(error)}); copy it again.") from None
     if len(series) > 1:
         raise VolumeError(
             f"The folder {folder} holds {len(series)} series ({', '.join(series)}); leave one in it."
         )
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-    left_out = {path.name for path in folder.iterdir() if _is_dicom(path)} - {
-        Path(file).name for file in files
-    }
+    left_out = {path.name for path in dicom} - {Path(file).name for file in files}
     if left_out:
         raise VolumeError(
             f"{min(left_out)} in {folder} is damaged or no image; copy it again or take it out."
         )
+    if not files:
+        raise VolumeError(f"The folder {folder} holds no DICOM series; give one that does, or a file.")
     # One file tells the size of all.
     _require_size(folder, math.prod(_header(Path(files[0])).GetSize()) * len(files), max_voxels)
     reader = sitk.ImageSeriesReader()
@@ -171,8 +183,15 @@ def _read_folder(folder: Path, max_voxels: int) -> tuple[sitk.Image, None]:
     image = _execute(reader, folder)
     numbers = range(len(files))
     if len(files) > 1 and all(reader.HasMetaDataKey(n, _DICOM_POSITION) for n in numbers):
-        positions = [[float(x) for x in reader.GetMetaData(n, _DICOM_POSITION).split("\\")] for n in numbers]
-        steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+        try:
+            positions = [
+                [float(x) for x in reader.GetMetaData(n, _DICOM_POSITION).split("\\")] for n in numbers
+            ]
+            steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+        except ValueError:
+            raise VolumeError(
+                f"A slice in {folder} does not say where it lies; copy the folder again."
+            ) from None
         if steps.min() == 0 or np.ptp(steps) > _UNEVEN * np.median(steps):
             raise VolumeError(
                 f"The slices in {folder} are {steps.min():.2f} to {steps.max():.2f} mm apart; put in what is missing and "
@@ -186,6 +205,48 @@ def _is_dicom(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
+
+
+def _elements_fit(path: Path) -> bool:
+    """Whether each element of a DICOM file, as far as the walk leads, lies within the file.
+
+    GDCM allocates what an element claims, up to 4 GiB, before it reads it. The walk ends where only a full parser goes on.
+    """
+    order, implicit, in_header, syntax = "<", False, True, b""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(132)
+        while len(head := file.read(8)) == 8:
+            if in_header and head[:2] != b"\2\0":
+                if not syntax:
+                    return False
+                in_header = False
+                order = ">" if syntax == _BIG_ENDIAN else "<"
+                implicit = syntax == _IMPLICIT
+            group, element = struct.unpack(order + "HH", head[:4])
+            delimiter = group == 0xFFFE
+            if implicit or delimiter:
+                (length,) = struct.unpack(order + "I", head[4:])
+            elif head[4:6] in _LONG_KINDS:
+                (length,) = struct.unpack(order + "I", file.read(4).ljust(4, b"\xff"))
+            elif head[4:6] in _SHORT_KINDS:
+                (length,) = struct.unpack(order + "H", head[6:])
+            else:
+                return not in_header
+            if length == 0xFFFFFFFF:
+                # Into a sequence or the pictures of one; what is unknown is encoded in another way.
+                if head[4:6] == b"UN":
+                    return True
+                continue
+            if length > size - file.tell():
+                return False
+            if (group, element) == (2, 0x10):
+                syntax = file.read(length).rstrip(b"\0 ")
+                if syntax == _DEFLATED:
+                    return True
+            else:
+                file.seek(length, 1)
+    return True
 
 
 def _header(path: Path) -> sitk.ImageFileReader:
