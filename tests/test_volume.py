@@ -287,6 +287,14 @@ def test_a_header_that_promises_too_much_is_refused_before_anything_is_held(
         tracemalloc.stop()
 
 
+def test_a_header_that_claims_93_dimensions_is_refused_before_its_reader_sees_it(tmp_path: Path) -> None:
+    path = damaged(
+        write(tmp_path / "volume.mha", VOXELS), lambda data: data.replace(b"NDims = 3", b"NDims = 93")
+    )
+    with pytest.raises(VolumeError, match=r"volume\.mha has 93 dimensions; give one time point"):
+        read_volume(path)
+
+
 def test_the_limit_holds_for_folders_too(tmp_path: Path) -> None:
     folder = write_dicom(tmp_path / "ct")
     assert read_volume(folder, max_voxels=120).voxels.size == 120

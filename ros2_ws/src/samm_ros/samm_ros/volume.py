@@ -28,6 +28,7 @@ _IMPLICIT, _DEFLATED, _BIG_ENDIAN = b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1.
 _SHORT_KINDS = b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
 _LONG_KINDS = b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()
 _CHUNK_BYTES = 1 << 24
+_META_HEADER_BYTES = 1 << 16
 _SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg")
 
 # A broken file is told once, by our own sentence.
@@ -139,6 +140,8 @@ def _read_file(path: Path, max_voxels: int) -> tuple[sitk.Image, np.ndarray | No
         raise VolumeError(
             f"{path.name} is of no known kind; give one of {', '.join(_SUFFIXES)} or a DICOM folder."
         )
+    if path.suffix.lower() in (".mha", ".mhd"):
+        _require_meta_dimensions(path)
     header = _header(path)
     _require_size(path, math.prod(header.GetSize()), max_voxels)
     if 0 in header.GetSpacing():
@@ -247,6 +250,15 @@ def _elements_fit(path: Path) -> bool:
             else:
                 file.seek(length, 1)
     return True
+
+
+def _require_meta_dimensions(path: Path) -> None:
+    """MetaImage's reader writes beyond its arrays when a file claims more than 10 dimensions."""
+    with path.open("rb") as file:
+        claims = re.findall(rb"NDims\s*=\s*(\S*)", file.read(_META_HEADER_BYTES))
+    if not set(claims) <= {b"2", b"3", b"4"}:
+        claimed = max(claims).decode("ascii", "replace")
+        raise VolumeError(f"{path.name} has {claimed} dimensions; give one time point, in 3.")
 
 
 def _header(path: Path) -> sitk.ImageFileReader:
