@@ -44,7 +44,8 @@ class Peer:
                 self.heard[topic].append(message)
                 self._changed.notify_all()
 
-        self.node.create_subscription(message_type, topic, keep, qos)
+        subscription = self.node.create_subscription(message_type, topic, keep, qos)
+        self._until(lambda: subscription.get_publisher_count() > 0, f"a publisher of {topic}", 20.0)
 
     def publisher(
         self, message_type: type, topic: str, qos: QoSProfile, timeout_s: float = 20.0

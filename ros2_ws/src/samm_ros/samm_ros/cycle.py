@@ -117,10 +117,9 @@ class ApplyRule:
         if newest is None or request.cycle > newest.cycle:
             _remember(self._requested, request.client_id, request)
 
-    def settled(self, answer: Answer) -> None:
-        """`answer` was applied, or its error shown."""
-        newest = max(answer.cycle, self._settled.get(answer.client_id, 0))
-        _remember(self._settled, answer.client_id, newest)
+    def settled(self, client_id: str, cycle: int) -> None:
+        """The answer of a client's cycle was applied, or its error shown."""
+        _remember(self._settled, client_id, max(cycle, self._settled.get(client_id, 0)))
 
     def objection(self, answer: Answer, volume_uid: str, geometry: VolumeGeometry) -> str:
         """Why `answer` must not be applied to the volume that is shown, one sentence; empty: it may."""
@@ -139,6 +138,11 @@ class ApplyRule:
         if newest and answer.cycle == newest.cycle and _target(answer) != _target(newest):
             return f"The mask of cycle {answer.cycle} is not for what that cycle asked for."
         return ""
+
+    def cycles(self) -> dict[str, tuple[int, int]]:
+        """The newest cycle that each client asked for, and the newest that is settled; 0 for none."""
+        asked = {client_id: request.cycle for client_id, request in self._requested.items()}
+        return {c: (asked.get(c, 0), self._settled.get(c, 0)) for c in {**self._settled, **asked}}
 
     def waiting(self) -> Iterable[Request]:
         """The newest request of each client that has no answer yet."""

@@ -274,7 +274,10 @@ class _Reader:
                 raise self._error(f"the environment variable {words[0]} is not set")
             return value
         if name == "find-pkg-share" and len(words) == 1:
-            return str(find_package(words[0], self._environment) / "share" / words[0])
+            try:
+                return str(find_package(words[0], self._environment) / "share" / words[0])
+            except LaunchError as error:
+                raise self._error(str(error).rstrip(".")) from error
         raise self._error(
             f"$({' '.join([name, *words])}) is not known; known are $(var NAME), $(env NAME [DEFAULT]) and "
             "$(find-pkg-share PACKAGE)"

@@ -32,7 +32,6 @@ class ApplySession:
     def __init__(self, journal: Journal | None = None) -> None:
         self.counts = Counts()
         self.last_error = ""
-        self.requested_cycle = self.applied_cycle = 0
         self.volume_uid = ""
         self._journal = journal
         self._segmentations: dict[str, Segmentation] = {}
@@ -56,10 +55,13 @@ class ApplySession:
     def requested(self, request: Request) -> None:
         """A client has asked for a mask."""
         self._rule.requested(request)
-        self.requested_cycle = max(self.requested_cycle, request.cycle)
         cycle, _ = self._first_asked.get(request.client_id, (0, 0.0))
         if request.cycle > cycle:
             self._first_asked[request.client_id] = (request.cycle, time.monotonic())
+
+    def cycles(self) -> dict[str, tuple[int, int]]:
+        """By client: the newest cycle it asked for, and the newest that was applied or refused."""
+        return self._rule.cycles()
 
     def stale(self, after_s: float) -> bool:
         """Whether a client's newest request has waited longer than this for its answer."""
@@ -71,7 +73,7 @@ class ApplySession:
     def apply(self, answer: Answer) -> tuple[Outcome, str]:
         """Apply the answer's mask whole, or nothing; how it ended, and why in one sentence when not COMPLETED."""
         if answer.error:
-            self._rule.settled(answer)
+            self._rule.settled(answer.client_id, answer.cycle)
             self.counts.refused += 1
             self.last_error = answer.error
             return Outcome.REFUSED, answer.error
@@ -85,9 +87,8 @@ class ApplySession:
             segment = segmentation.apply(mask, answer.slice.plane, answer.slice.index, answer.segment or None)
         except MaskError as error:
             return self._drop(str(error))
-        self._rule.settled(answer)
+        self._rule.settled(answer.client_id, answer.cycle)
         self.counts.applied += 1
-        self.applied_cycle = max(self.applied_cycle, answer.cycle)
         self.last_error = ""
         data = answer.data if answer.encoding == MaskEncoding.BITS_ZLIB else encode_mask(mask)
         self._record(

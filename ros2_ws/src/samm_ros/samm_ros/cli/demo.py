@@ -23,19 +23,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EXAMPLES
     parser.add_argument(
-        "volume", nargs="?", type=Path, help="NIfTI, NRRD, MetaImage, PNG, JPEG or DICOM folder; default: an MRI of a brain"
+        "volume",
+        nargs="?",
+        type=Path,
+        help="NIfTI, NRRD, MetaImage, PNG, JPEG or DICOM folder; default: an MRI of a brain",
     )
-    parser.add_argument("--box", action="append", default=[], metavar="BOX", help="box prompt, see below; repeatable")
-    parser.add_argument("--point", action="append", default=[], metavar="POINT", help="positive point, see below; repeatable")
-    parser.add_argument("--negative", action="append", default=[], metavar="POINT", help="negative point; repeatable")
-    parser.add_argument("--segment", default="segment", help="name of the segment of these prompts (default: segment)")
-    parser.add_argument("--window", default="", metavar="PRESET", help="window preset, e.g. ct_abdomen; default: automatic")
-    parser.add_argument("--model", default="lite_medsam", help="model (default: lite_medsam)")
-    parser.add_argument("--checkpoint", default="", help="the model's weights; default: where `samm weights` puts them")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to run it (default: auto)")
-    parser.add_argument("--output", type=Path, default=Path("samm-demo"), help="folder for what it leaves (default: samm-demo)")
     parser.add_argument(
-        "--embed", type=float, default=20.0, metavar="SECONDS", help="how long to embed ahead after the prompts (default: 20)"
+        "--box", action="append", default=[], metavar="BOX", help="box prompt, see below; repeatable"
+    )
+    parser.add_argument(
+        "--point", action="append", default=[], metavar="POINT", help="positive point, see below; repeatable"
+    )
+    parser.add_argument(
+        "--negative", action="append", default=[], metavar="POINT", help="negative point; repeatable"
+    )
+    parser.add_argument(
+        "--segment", default="segment", help="name of the segment of these prompts (default: segment)"
+    )
+    parser.add_argument(
+        "--window", default="", metavar="PRESET", help="window preset, e.g. ct_abdomen; default: automatic"
+    )
+    parser.add_argument("--model", default="lite_medsam", help="model (default: lite_medsam)")
+    parser.add_argument(
+        "--checkpoint", default="", help="the model's weights; default: where `samm weights` puts them"
+    )
+    parser.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to run it (default: auto)"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("samm-demo"),
+        help="folder for what it leaves (default: samm-demo)",
+    )
+    parser.add_argument(
+        "--embed",
+        type=float,
+        default=20.0,
+        metavar="SECONDS",
+        help="how long to embed ahead after the prompts (default: 20)",
     )
 
 

@@ -89,7 +89,8 @@ class GraphClient:
 
     def prompt(self, prompt: Prompt, segment: str = "", timeout_s: float = 60.0) -> Answer:
         """Publish a prompt and wait for its answer; raises PromptError with the graph's sentence when refused."""
-        cycle = self._start_cycle(wire.prompt_to_msg(prompt, client_id=self.client_id, segment=segment))
+        before = len(self.events)
+        self._start_cycle(wire.prompt_to_msg(prompt, client_id=self.client_id, segment=segment), before)
         deadline = time.monotonic() + timeout_s
         while (left := deadline - time.monotonic()) > 0:
             try:
@@ -97,30 +98,29 @@ class GraphClient:
             except queue.Empty:
                 self._check()
                 continue
-            if answer.cycle < cycle:
+            if answer.cycle not in self._cycles_since(before):
                 continue
             if answer.error:
                 raise PromptError(answer.error)
             return answer
         raise LaunchError(f"There was no mask within {timeout_s:g} s; see the logs of the nodes.")
 
-    def _start_cycle(self, message: msg.Prompt, timeout_s: float = 20.0) -> int:
-        """Publish until SND_INF says that it has begun a cycle for it; the cycle."""
-        before = len(self.events)
-
-        def begun() -> list[int]:
-            mine = (e for e in self.events[before:] if e.client_id == self.client_id)
-            return [e.cycle for e in mine if e.task == Task.SND_INF]
-
+    def _start_cycle(self, message: msg.Prompt, before: int, timeout_s: float = 20.0) -> None:
+        """Publish until SND_INF says that it has begun a cycle for it."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while time.monotonic() < deadline:
                 message.header.stamp = self._node.get_clock().now().to_msg()
                 self._prompts.publish(message)
-                if self._changed.wait_for(begun, REPEAT_PROMPT_S):
-                    return begun()[0]
+                if self._changed.wait_for(lambda: self._cycles_since(before), REPEAT_PROMPT_S):
+                    return
                 self._check()
         raise LaunchError(f"SND_INF took no prompt within {timeout_s:g} s; see its log.")
+
+    def _cycles_since(self, before: int) -> set[int]:
+        """Of the events after the first `before`, the cycles that SND_INF has begun for this client."""
+        mine = (e for e in self.events[before:] if e.client_id == self.client_id)
+        return {e.cycle for e in mine if e.task == Task.SND_INF}
 
     def embed(
         self, planes: list[Plane], on_status: Callable[[msg.EmbeddingStatus], None], limit_s: float

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from rclpy.node import Node
-from samm_msgs.msg import Segment, SegmentationStatus, SliceMask, SliceRequest, VolumeInfo
+from samm_msgs.msg import ClientCycles, Segment, SegmentationStatus, SliceMask, SliceRequest, VolumeInfo
 from samm_msgs.srv import SaveSegmentation
 from sensor_msgs.msg import Image
 from std_msgs.msg import ColorRGBA
@@ -160,8 +160,10 @@ class AplMsk(Node):
         session, segmentation = self._session, self._session.segmentation
         message = SegmentationStatus(
             volume_uid=session.volume_uid,
-            requested_cycle=session.requested_cycle,
-            applied_cycle=session.applied_cycle,
+            clients=[
+                ClientCycles(client_id=client_id, requested=requested, settled=settled)
+                for client_id, (requested, settled) in session.cycles().items()
+            ],
             stale=session.stale(self._stale_after),
             applied=session.counts.applied,
             refused=session.counts.refused,
