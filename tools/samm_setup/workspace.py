@@ -92,9 +92,9 @@ class Workspace:
     def _steps(self) -> Iterator[Step]:
         venv = self._venv_step()
         yield venv
-        packages = self._packages_step(venv.key)
-        yield packages
-        base = key_of(packages.key, (self.venv / "pyvenv.cfg").read_text())
+        yield self._packages_step(venv.key)
+        ros = key_of_files([self.root / "requirements" / "ros.txt"])
+        base = key_of(venv.key, (self.venv / "pyvenv.cfg").read_text(), ros)
         keys: dict[str, str] = {}
         for package in self._packages():
             needs = [keys[name] for name in sorted(package.needs) if name in keys]
