@@ -85,7 +85,7 @@ class Workspace:
     def _announce(self) -> None:
         if not self._venv_step().done:
             machine.check(machine.find_python(self._distro), self.root)
-            say("Setting up samm_ros in this folder, once: some minutes, and 9 GB of disk\n")
+            say("Setting up samm_ros in this folder, once: some minutes, and 6 GB of disk\n")
         if self._distro:
             say(f"  ROS 2 {self._distro} is sourced: it is used instead of the wheels\n")
 
