@@ -242,3 +242,26 @@ class TestWorkspace:
         (tmp_path / "ros2_ws/src/base/code.py").write_text("changed")
         changed = {title for title, key in keys().items() if key != before[title]}
         assert changed == {"build of base", "build of user"}
+
+    def test_the_wheels_cmake_files_are_mended_and_the_installers_cache_is_not_touched(
+        self, tmp_path: Path
+    ) -> None:
+        foreign = "/opt/python/cp312-cp312/include/python3.12;/opt/python/cp312-cp312/lib/python3.12"
+        foreign += "/site-packages/numpy/_core/include;/opt/other"
+        cached = tmp_path / "cached.cmake"
+        cached.write_text(foreign)
+        folder = tmp_path / ".venv/share/a/cmake"
+        folder.mkdir(parents=True)
+        os.link(cached, folder / "a.cmake")
+        (tmp_path / ".venv/bin").mkdir()
+        (tmp_path / ".venv/bin/python").write_text("#!/bin/sh\necho /headers\necho /numpy\n")
+        (tmp_path / ".venv/bin/python").chmod(0o755)
+        said(
+            start(f"""
+                from pathlib import Path
+                from samm_setup.workspace import Workspace
+                Workspace(Path({str(tmp_path)!r}))._mend_cmake_exports()
+            """)
+        )
+        assert (folder / "a.cmake").read_text() == "/headers;/numpy;/opt/other"
+        assert cached.read_text() == foreign
