@@ -9,12 +9,17 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Test runs beside each other, and beside a user's own graph, must not meet: a domain by chance, and in it a namespace by
 # name for each graph.
 os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+
+# How long an example takes says something about the machine, not about the code.
+hypothesis.settings.register_profile("samm", deadline=None)
+hypothesis.settings.load_profile("samm")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from .cycle import MAX_CLIENTS, Answer, Request, refusal
 from .embedding.engine import EmbeddingSource, EncodedSlice
-from .errors import SammError
+from .errors import NotReadyError, SammError
 from .masks import MaskEncoding, encode_mask
 from .trace import Outcome
 
@@ -40,7 +40,8 @@ class CompletionLoop:
     """One thread that decodes; at most one request of a client waits, the newest. Thread-safe.
 
     on_ended gets every request: with its answer (COMPLETED, or REFUSED with the answer's error), or with None
-    (SUPERSEDED by a newer request of the same client). A request sent again is answered again, not decoded again.
+    (SUPERSEDED by a newer request of the same client, or DROPPED when the source is not ready: the client sends again).
+    A request sent again is answered again, not decoded again.
     """
 
     def __init__(self, source: EmbeddingSource, on_ended: OnEnded) -> None:
@@ -107,8 +108,16 @@ class CompletionLoop:
                 future, client = self._ready.pop(client_id), self._clients[client_id]
                 client.taken = True
             started_ns = time.monotonic_ns()
-            client.answer = answer = self._answer(client.request, future)
-            self._on_ended(client.request, answer, started_ns, _outcome(answer))
+            try:
+                client.answer = self._answer(client.request, future)
+            except NotReadyError:
+                with self._wake:
+                    # Unknown again, so that the same cycle, sent again, is begun again.
+                    if self._clients.get(client_id) is client:
+                        del self._clients[client_id]
+                self._on_ended(client.request, None, started_ns, Outcome.DROPPED)
+                continue
+            self._on_ended(client.request, client.answer, started_ns, _outcome(client.answer))
 
     @staticmethod
     def _answer(request: Request, future: Future[EncodedSlice]) -> Answer:
@@ -116,6 +125,8 @@ class CompletionLoop:
             encoded = future.result()
             encoded.model.check_prompt(request.prompt)
             result = encoded.model.decode(encoded.embedding, request.prompt)
+        except NotReadyError:
+            raise
         except SammError as error:
             return refusal(request, str(error))
         except Exception as error:  # the loop must outlive whatever one request does

@@ -14,6 +14,10 @@ class PromptError(SammError):
     """A prompt that has no answer: outside the volume, off the slice, or of a kind that the model does not take."""
 
 
+class NotReadyError(SammError):
+    """Something is away or still starting; the same request may be answered when it is sent again."""
+
+
 class ModelError(SammError):
     """A model or checkpoint that cannot be loaded."""
 

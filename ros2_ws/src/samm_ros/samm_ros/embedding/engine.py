@@ -41,7 +41,10 @@ class EmbeddingSource(Protocol):
     """Where CPL_INF gets embeddings from: the engine in its own process, or another process."""
 
     def request(self, slice_id: SliceId) -> Future[EncodedSlice]:
-        """The slice's embedding, encoded first when it has to be. The future raises SammError when there is none."""
+        """The slice's embedding, encoded first when it has to be.
+
+        The future raises NotReadyError for now, another SammError when there is none.
+        """
         ...
 
 

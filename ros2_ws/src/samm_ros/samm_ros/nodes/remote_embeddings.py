@@ -17,11 +17,13 @@ from samm_msgs.srv import GetEmbedding
 from ..cycle import SliceId
 from ..embedding.cache import GIB, EmbeddingCache, EmbeddingKey
 from ..embedding.engine import EncodedSlice
-from ..errors import ModelError, PromptError
+from ..errors import ModelError, NotReadyError, PromptError
 from . import graph, parameters, wire
 
 if TYPE_CHECKING:
     from ..models.base import SegmentationModel
+
+ALIVE_CHECK_S = 0.5
 
 
 class RemoteEmbeddings:
@@ -42,6 +44,8 @@ class RemoteEmbeddings:
         self._cache = EmbeddingCache(int(cache_gib * GIB))
         self._model: SegmentationModel | None = None
         self._loading = threading.Lock()
+        self._waiting: set[Future[EncodedSlice]] = set()
+        node.create_timer(ALIVE_CHECK_S, self._give_up_on_the_dead)
         self._client = node.create_client(GetEmbedding, graph.GET_EMBEDDING)
         node.create_subscription(ModelInfo, graph.MODEL_INFO, self._on_model, graph.LATCHED)
         # Another volume, or the same one in another window.
@@ -51,17 +55,17 @@ class RemoteEmbeddings:
         future: Future[EncodedSlice] = Future()
         model = self._model
         if model is None:
-            future.set_exception(
-                PromptError("The decoder's model is not loaded yet; prompt again in a moment.")
-            )
+            future.set_exception(NotReadyError("The decoder's model is not loaded yet."))
             return future
         key = EmbeddingKey(f"{slice_id.volume_uid} {model.fingerprint}", slice_id.plane, slice_id.index)
         if embedding := self._cache.get(key):
             future.set_result(EncodedSlice(embedding, model))
             return future
         if not self._client.service_is_ready():
-            future.set_exception(PromptError("The embedding node is away; prompt again when it is back."))
+            future.set_exception(NotReadyError("The embedding node is away."))
             return future
+        self._waiting.add(future)
+        future.add_done_callback(self._waiting.discard)
         asked = self._client.call_async(
             GetEmbedding.Request(slice=wire.slice_to_msg(slice_id), model=model.name)
         )
@@ -75,6 +79,8 @@ class RemoteEmbeddings:
         model: SegmentationModel,
         future: Future[EncodedSlice],
     ) -> None:
+        if future.done():
+            return
         try:
             embedding = _embedding(response, model)
         except PromptError as error:
@@ -82,6 +88,12 @@ class RemoteEmbeddings:
             return
         self._cache.put(key, embedding)
         future.set_result(EncodedSlice(embedding, model))
+
+    def _give_up_on_the_dead(self) -> None:
+        """A service that died in mid-call never answers."""
+        if not self._client.service_is_ready():
+            for future in list(self._waiting):
+                future.set_exception(NotReadyError("The embedding node died before it answered."))
 
     def _on_model(self, message: ModelInfo) -> None:
         if message.name and (self._model is None or self._model.name != message.name):

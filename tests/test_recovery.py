@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""REL2 and REL3: any process may die; nothing applied is lost, what is stale looks stale, and the next prompt is answered."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from peer import Peer
+from samm_msgs.msg import Prompt, SegmentationStatus, SliceMask
+
+from samm_ros.demo import script
+from samm_ros.demo.client import GraphClient
+from samm_ros.geometry import Plane
+from samm_ros.masks import decode_mask
+from samm_ros.nodes import graph, wire
+from samm_ros.prompts import PixelPrompt
+from samm_ros.supervisor import Graph
+
+pytestmark = [pytest.mark.xdist_group("graph"), pytest.mark.timeout(400)]
+
+FIRST = script.box(Plane.AXIAL, 35, 36, 110, 82, 162)
+SECOND = script.box(Plane.SAGITTAL, 98, 84, 2, 120, 68)
+# Python, torch, the model and the volume, on a busy machine.
+RESTART_S = 150.0
+
+
+@contextmanager
+def launched(launch_file: Path, namespace: str, folder: Path, **arguments: str) -> Iterator[Graph]:
+    running = Graph(launch_file, {"namespace": namespace, "sweep": "false", **arguments}, folder / "log")
+    os.environ.update(running.environment)
+    with running:
+        yield running
+
+
+def saved_labels(client: GraphClient, path: Path) -> np.ndarray:
+    client.save(path)
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def test_a_server_killed_in_mid_prompt_answers_it_when_it_is_back_and_nothing_applied_is_lost(
+    launch_file: Path, namespace: str, tmp_path: Path, mni_path: Path, mni
+) -> None:
+    with (
+        launched(launch_file, namespace, tmp_path) as running,
+        GraphClient(namespace, "surgeon", running.check) as client,
+        Peer(namespace) as peer,
+    ):
+        peer.listen(SegmentationStatus, graph.SEGMENTATION_STATUS, graph.LATCHED)
+        peer.listen(SliceMask, graph.RECEIVED_MASKS, graph.NEWEST)
+        client.load(mni_path)
+        client.prompt(FIRST, segment="kept")
+        before = saved_labels(client, tmp_path / "before.nii.gz")
+        assert before.any()
+        publisher = peer.publisher(Prompt, graph.PROMPTS, graph.NEWEST)
+
+        # The slice is new to the server: it dies while it encodes it.
+        publisher.publish(wire.prompt_to_msg(SECOND, client_id="surgeon", segment="late"))
+        asked = time.monotonic()
+        peer.wait_for(graph.SEGMENTATION_STATUS, lambda s: any(c.requested > c.settled for c in s.clients))
+        running.kill("samm_server", signal.SIGKILL)
+
+        peer.wait_for(graph.SEGMENTATION_STATUS, lambda s: s.stale)
+        assert time.monotonic() - asked < 2.0, "a prompt without an answer looked fresh for too long"
+        answer = peer.wait_for(graph.RECEIVED_MASKS, lambda m: m.segment == "late" and not m.error, RESTART_S)
+        peer.wait_for(
+            graph.SEGMENTATION_STATUS,
+            lambda s: not s.stale and any(c.settled >= answer.cycle for c in s.clients),
+        )
+        after = saved_labels(client, tmp_path / "after.nii.gz")
+        mask = decode_mask(answer.data.tobytes(), (answer.height, answer.width), answer.encoding)
+        assert (after[before > 0] == before[before > 0]).all(), "what was applied before the kill is gone"
+        assert (mni.geometry.take_slice(after, Plane.SAGITTAL, 98)[mask] > 0).all()
+
+
+def test_a_killed_client_comes_back_with_its_segmentation(
+    launch_file: Path, namespace: str, tmp_path: Path, mni_path: Path
+) -> None:
+    journal = str(tmp_path / "journal")
+    with (
+        launched(launch_file, namespace, tmp_path, journal=journal) as running,
+        GraphClient(namespace, "surgeon", running.check) as client,
+    ):
+        client.load(mni_path)
+        client.prompt(FIRST, segment="kept")
+        before = saved_labels(client, tmp_path / "before.nii.gz")
+        first_life = running.processes["samm_client"]
+
+        running.kill("samm_client", signal.SIGKILL)
+
+        client.wait_for(
+            lambda: running.processes.get("samm_client", first_life) != first_life, "a new life", 30.0
+        )
+        np.testing.assert_array_equal(saved_labels(client, tmp_path / "after.nii.gz"), before)
+        client.prompt(SECOND, segment="next")
+        assert len(np.unique(saved_labels(client, tmp_path / "next.nii.gz"))) == 3
+
+
+def test_six_processes_give_the_masks_of_the_model_and_the_decoder_fetches_an_embedding_once(
+    launch_file: Path, namespace: str, tmp_path: Path, mni_path: Path, mni, lite_medsam
+) -> None:
+    with (
+        launched(launch_file, namespace, tmp_path, composed="false") as running,
+        GraphClient(namespace, "surgeon", running.check) as client,
+    ):
+        assert set(running.processes) == {"snd_inf", "rcv_inf", "embedding", "cpl_inf", "rcv_msk", "apl_msk"}
+        client.load(mni_path)
+        answer = client.prompt(FIRST, segment="remote", timeout_s=RESTART_S)
+
+        (embedding,) = lite_medsam.encode([mni.slice_image(Plane.AXIAL, 35)])
+        expected = lite_medsam.decode(embedding, PixelPrompt(box_xyxy=np.array([36, 110, 82, 162]))).mask
+        mask = decode_mask(answer.data, answer.shape, answer.encoding)
+        assert (mask ^ expected).sum() <= 0.002 * expected.sum()
+
+        running.kill("embedding", signal.SIGSTOP)
+        try:
+            moved = script.box(Plane.AXIAL, 35, 38, 110, 82, 162)
+            assert client.prompt(moved, segment="remote").data, "the decoder asked for the embedding again"
+        finally:
+            running.kill("embedding", signal.SIGCONT)
+
+        running.kill("cpl_inf", signal.SIGKILL)
+        assert client.prompt(FIRST, segment="remote", timeout_s=RESTART_S).data
+
+        running.kill("embedding", signal.SIGKILL)
+        assert client.prompt(SECOND, segment="late", timeout_s=RESTART_S).data
