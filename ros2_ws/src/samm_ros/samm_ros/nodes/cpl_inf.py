@@ -68,7 +68,7 @@ class CplInf(LifecycleNode):
 
 
 def main() -> None:
-    with process.ros():
+    with process.ros_with_model():
         node = CplInf(RemoteEmbeddings)
         process.autostart(node)
         process.spin(node)

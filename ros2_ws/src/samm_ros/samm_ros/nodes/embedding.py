@@ -292,7 +292,7 @@ class EmbeddingNode(LifecycleNode):
 
 
 def main() -> None:
-    with process.ros():
+    with process.ros_with_model():
         node = EmbeddingNode()
         with process.spinning_aside(node):
             process.autostart(node)

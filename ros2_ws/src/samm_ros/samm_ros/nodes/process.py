@@ -12,10 +12,19 @@ from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor, Si
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.node import Node
 
+from ..memory import keep_freed_memory
 from . import parameters
 
 # Enough for a service that waits, an action and its cancellation, beside the timers.
 _BACKGROUND_THREADS = 4
+
+
+@contextlib.contextmanager
+def ros_with_model(args: list[str] | None = None) -> Iterator[None]:
+    """As ros, for a process that runs a model."""
+    keep_freed_memory()
+    with ros(args):
+        yield
 
 
 @contextlib.contextmanager

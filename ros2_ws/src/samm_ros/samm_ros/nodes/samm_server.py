@@ -10,7 +10,7 @@ from .rcv_inf import RcvInf
 
 
 def main() -> None:
-    with process.ros():
+    with process.ros_with_model():
         embedding = EmbeddingNode()
         rcv_inf, cpl_inf = RcvInf(), CplInf(lambda node: embedding.engine)
         # Loading and embedding take seconds and minutes; on threads of their own they delay no request.
