@@ -94,7 +94,7 @@ class EmbeddingEngine:
         self._wanted: dict[tuple[Plane, int], Future[EncodedSlice]] = {}
         self._sweep: SweepOrder | None = None
         self._finished_at: deque[float] = deque(maxlen=_RATE_WINDOW)
-        self._last_request = 0.0
+        self._last_wanted = 0.0
         self._closed = False
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="embedding", daemon=True)
@@ -122,7 +122,7 @@ class EmbeddingEngine:
         future: Future[EncodedSlice] = Future()
         with self._wake:
             session = self._session
-            self._last_request = time.monotonic()
+            self._last_wanted = time.monotonic()
             if problem := self._objection(session, slice_id):
                 future.set_exception(PromptError(problem))
                 return future
@@ -184,7 +184,7 @@ class EmbeddingEngine:
         with self._wake:
             self._volume, self._model = volume, model
             # Whoever loads a volume prompts next: the sweep must not be at a slice of its own by then.
-            self._last_request = time.monotonic()
+            self._last_wanted = time.monotonic()
             self._sweep = None
             self._finished_at.clear()
             self._session = None
@@ -230,12 +230,15 @@ class EmbeddingEngine:
                 self._finished_at.append(time.monotonic())
                 # Someone may have asked for the slice while the sweep was at it.
                 future = future or (self._wanted.pop(place, None) if session is self._session else None)
+                if future:
+                    # Its decoding and its user's next prompt come now.
+                    self._last_wanted = time.monotonic()
             if future:
                 future.set_result(EncodedSlice(embedding, session.model))
             self.on_progress()
 
     def _pause(self) -> float:
-        return max(0.0, self._last_request + SWEEP_PAUSE_S - time.monotonic())
+        return max(0.0, self._last_wanted + SWEEP_PAUSE_S - time.monotonic())
 
     def _next_job(self) -> tuple[_Session, tuple[Plane, int], Future[EncodedSlice] | None] | None:
         session = self._session
