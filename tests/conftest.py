@@ -12,10 +12,17 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from samm_ros.memory import keep_freed_memory
+
 # Test runs beside each other, and beside a user's own graph, must not meet: a domain by chance, and in it a namespace by
 # name for each graph.
 os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+
+keep_freed_memory()
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores: each network on all of them would be several times slower than each on one.
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 # How long an example takes says something about the machine, not about the code.
 hypothesis.settings.register_profile("samm", deadline=None)

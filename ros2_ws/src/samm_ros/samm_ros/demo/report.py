@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -20,9 +21,13 @@ from ..prompts import Prompt
 from ..trace import Task
 from ..volume import Volume
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 # The paper's: 352×352×240 voxels, RTX 3090 (arXiv 2304.05622, section 3).
 PAPER_FIRST_MASK_S = 162.9
 PAPER_CYCLE_S = 0.612
+MARGIN_PX = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +80,9 @@ def write_montage(path: Path, volume: Volume, shots: Sequence[Shot]) -> None:
         geometry, plane = volume.geometry, shot.prompt.plane
         sx, sy = geometry.spacing_xy(plane)
         color = pyplot.get_cmap("tab10")(segments.index(shot.segment) % 10)
-        axis.imshow(geometry.show_upright(volume.slice_image(plane, shot.slice_index), plane), aspect=sy / sx)
+        picture = geometry.show_upright(volume.slice_image(plane, shot.slice_index), plane)
+        axis.imshow(picture, aspect=sy / sx)
+        _look_at(axis, picture)
         upright = geometry.show_upright(shot.mask, plane)
         if upright.any():
             axis.contour(upright, [0.5], colors=[color], linewidths=1.4)
@@ -98,6 +105,14 @@ def write_montage(path: Path, volume: Volume, shots: Sequence[Shot]) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=110, facecolor="black")
     pyplot.close(figure)
+
+
+def _look_at(axis: Axes, picture: np.ndarray) -> None:
+    """Leave out the dark margin around the anatomy."""
+    rows, columns = (np.flatnonzero(picture.any(axis=(1 - side, 2))) for side in (0, 1))
+    if rows.size:
+        axis.set_xlim(columns[0] - MARGIN_PX, columns[-1] + MARGIN_PX)
+        axis.set_ylim(rows[-1] + MARGIN_PX, rows[0] - MARGIN_PX)
 
 
 def write_cycles(path: Path, summary: Summary, shots: Sequence[Shot]) -> None:
