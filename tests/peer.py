@@ -68,6 +68,18 @@ class Peer:
             )
             return next(filter(wanted, self.heard[topic]))
 
+    def publish_until(
+        self, publisher: Publisher, message: object, topic: str, wanted: Callable[[object], bool]
+    ) -> object:
+        """Publish every second until something wanted is heard: what is sent while the two sides still discover each
+        other is lost, and only one of them knows when that is over."""
+        with self._changed:
+            for _ in range(30):
+                publisher.publish(message)
+                if self._changed.wait_for(lambda: any(map(wanted, self.heard[topic])), 1.0):
+                    return next(filter(wanted, self.heard[topic]))
+        raise AssertionError(f"nothing wanted on {topic} after 30 tries; heard {self.heard[topic][-1:]}")
+
     def call(self, service_type: type, name: str, request: object, timeout_s: float = 60.0) -> object:
         client = self.node.create_client(service_type, name)
         assert client.wait_for_service(timeout_s), f"there is no service {name}"

@@ -29,6 +29,7 @@ from samm_ros.demo import script
 from samm_ros.demo.client import GraphClient
 from samm_ros.errors import MaskError, PromptError, VolumeError
 from samm_ros.geometry import Plane
+from samm_ros.latency.cycles import Cycle, complete_cycles
 from samm_ros.masks import decode_mask, encode_mask
 from samm_ros.nodes import graph, wire
 from samm_ros.prompts import PixelPrompt
@@ -101,18 +102,20 @@ def test_a_box_in_ras_gives_the_masks_voxels_in_the_saved_file(
 
 
 def test_the_trace_has_every_task_of_a_cycle_in_order(client: GraphClient) -> None:
-    index, prompt = box_prompt(Plane.AXIAL)
+    _, prompt = box_prompt(Plane.AXIAL)
     answer = client.prompt(prompt, segment="traced")
-    client.wait_for(
-        lambda: sum(event.cycle == answer.cycle for event in client.events) >= len(Task),
-        "five task events",
-        10.0,
-    )
-    events = [event for event in client.events if event.cycle == answer.cycle]
-    by_end = sorted(events, key=lambda event: event.ended_ns)
-    assert [event.task for event in by_end] == list(Task)
-    assert all(event.started_ns <= event.ended_ns for event in events)
-    assert {event.slice.index for event in events} == {index}
+
+    def traced() -> list[Cycle]:
+        return [cycle for cycle in complete_cycles(client.events) if cycle.cycle == answer.cycle]
+
+    client.wait_for(lambda: bool(traced()), "all five task events", 10.0)
+    (cycle,) = traced()
+    stamps = [cycle.started_ns, *(cycle.ended_ns[task] for task in Task)]
+    assert stamps == sorted(stamps)
+    assert cycle.slice == answer.slice
+    assert sum(cycle.interval_ms(task) for task in Task) == pytest.approx(cycle.total_ms)
+    nodes = {event.task: event.node for event in client.events if event.cycle == answer.cycle}
+    assert [nodes[task].rpartition("/")[2] for task in Task] == [task.name.lower() for task in Task]
 
 
 @pytest.mark.parametrize(
@@ -149,9 +152,11 @@ def test_a_prompt_that_has_no_answer_is_refused_in_a_sentence_and_the_next_is_an
         (message.box_min.x, message.box_min.y), (message.box_max.x, message.box_max.y) = (
             map(float, c) for c in box
         )
-    peer.publisher(Prompt, graph.PROMPTS, graph.NEWEST).publish(message)
+    publisher = peer.publisher(Prompt, graph.PROMPTS, graph.NEWEST)
 
-    peer.wait_for(graph.RECEIVED_MASKS, lambda m: m.client_id == "refused" and sentence in m.error)
+    peer.publish_until(
+        publisher, message, graph.RECEIVED_MASKS, lambda m: m.client_id == "refused" and sentence in m.error
+    )
     index, prompt = box_prompt(Plane.AXIAL)
     assert client.prompt(prompt, segment="after a refusal").data
 
@@ -179,9 +184,12 @@ def test_damaged_and_alien_masks_are_never_applied(client: GraphClient, peer: Pe
     ]
     flipped = forged()
     flipped.height += 1
-    for count, message in enumerate(hostile):
-        masks.publish(message)
-        peer.wait_for(graph.SEGMENTATION_STATUS, lambda s, n=count: s.dropped >= status.dropped + n + 1)
+    dropped = status.dropped
+    for message in hostile:
+        heard = peer.publish_until(
+            masks, message, graph.SEGMENTATION_STATUS, lambda s, before=dropped: s.dropped > before
+        )
+        dropped = heard.dropped
     masks.publish(flipped)
 
     after = client.prompt(prompt, segment="guarded")

@@ -18,7 +18,7 @@ from samm_msgs.msg import Prompt, SegmentationStatus, VolumeInfo
 from samm_msgs.msg import SliceId as SliceIdMsg
 from samm_msgs.srv import LoadVolume
 
-from ..cycle import Answer, ApplyRule, CycleCounter, Request, SliceId
+from ..cycle import MAX_CLIENTS, Answer, CycleCounter, Request, SliceId
 from ..errors import PromptError, VolumeError
 from ..trace import Outcome, Task
 from . import graph, parameters, process, wire
@@ -30,7 +30,7 @@ RESEND_CHECK_S = 0.05
 
 
 class SndInf(Node):
-    """One cycle a prompt. A request without an answer is sent again: best effort loses messages, and servers restart."""
+    """One cycle a prompt. What APL_MSK has not settled is sent again: best effort loses messages, and servers restart."""
 
     def __init__(self) -> None:
         super().__init__("snd_inf")
@@ -47,8 +47,9 @@ class SndInf(Node):
         )
         self._volume: wire.LoadedVolume | None = None
         self._cycles = CycleCounter()
-        self._rule = ApplyRule()
+        self._newest: dict[str, Request | Answer] = {}
         self._sent_at: dict[str, float] = {}
+        self._settled: dict[str, int] = {}
         self._diagnostics = Diagnostics(self)
         self._tracer = TaskTracer(self, Task.SND_INF)
         self._requests = request_publisher(self, graph.SLICE_REQUESTS)
@@ -68,11 +69,12 @@ class SndInf(Node):
         try:
             request = self._request(message, cycle, client_id)
         except PromptError as error:
-            self._refuse(message, cycle, client_id, str(error), started_ns)
+            refusal = self._refusal(message, cycle, client_id, str(error))
+            self._tracer.ended(refusal, started_ns, self._begin(refusal), Outcome.REFUSED)
+            self._diagnostics.problem(str(error))
             return
-        self._rule.requested(request)
+        self._tracer.ended(request, started_ns, self._begin(request))
         self._diagnostics.solved()
-        self._tracer.ended(request, started_ns, self._send(request))
 
     def _request(self, message: Prompt, cycle: int, client_id: str) -> Request:
         if self._volume is None:
@@ -88,34 +90,46 @@ class SndInf(Node):
         shape = self._volume.geometry.slice_shape(prompt.plane)
         return Request(cycle, client_id, message.segment, slice_id, shape, pixels)
 
-    def _refuse(self, message: Prompt, cycle: int, client_id: str, error: str, started_ns: int) -> None:
-        self._diagnostics.problem(error)
+    def _refusal(self, message: Prompt, cycle: int, client_id: str, error: str) -> Answer:
         # The plane itself may be what is wrong: an answer always names one that there is.
         message.slice.plane = min(message.slice.plane, SliceIdMsg.SAGITTAL)
         message.slice.volume_uid = message.slice.volume_uid or (self._volume.uid if self._volume else "")
-        answer = Answer(
+        return Answer(
             cycle, client_id, message.segment, wire.slice_from_msg(message.slice), (0, 0), error=error
         )
-        self._tracer.ended(answer, started_ns, self._refusals.publish(answer), Outcome.REFUSED)
 
-    def _send(self, request: Request) -> int:
+    def _begin(self, message: Request | Answer) -> int:
+        """Send the client's newest; what was sent before it is no longer waited for. When it was handed over, ns."""
+        self._newest.pop(message.client_id, None)
+        self._newest[message.client_id] = message
+        if len(self._newest) > MAX_CLIENTS:
+            del self._newest[next(iter(self._newest))]
+        self._sent_at = {c: at for c, at in self._sent_at.items() if c in self._newest}
+        return self._send(message)
+
+    def _send(self, message: Request | Answer) -> int:
         self._diagnostics.count("sent")
-        self._sent_at[request.client_id] = time.monotonic()
-        return self._requests.publish(request)
+        self._sent_at[message.client_id] = time.monotonic()
+        return (self._requests if isinstance(message, Request) else self._refusals).publish(message)
 
     def _on_status(self, message: SegmentationStatus) -> None:
         # APL_MSK's word, not the mask's passing by: a mask lost on its last hop is sent again too.
-        for client in message.clients:
-            self._rule.settled(client.client_id, client.settled)
+        self._settled = {client.client_id: client.settled for client in message.clients}
 
     def _resend(self) -> None:
         now = time.monotonic()
-        for request in self._rule.waiting():
-            if self._volume is None or request.slice.volume_uid != self._volume.uid:
+        for client_id, message in self._newest.items():
+            if (
+                message.cycle <= self._settled.get(client_id, 0)
+                or now - self._sent_at[client_id] < self._resend_after
+            ):
                 continue
-            if now - self._sent_at.get(request.client_id, 0.0) >= self._resend_after:
-                self._send(request)
-                self._diagnostics.count("sent again")
+            if isinstance(message, Request) and (
+                self._volume is None or message.slice.volume_uid != self._volume.uid
+            ):
+                continue
+            self._send(message)
+            self._diagnostics.count("sent again")
 
     def _on_volume(self, message: VolumeInfo) -> None:
         try:
