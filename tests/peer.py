@@ -45,17 +45,17 @@ class Peer:
                 self._changed.notify_all()
 
         subscription = self.node.create_subscription(message_type, topic, keep, qos)
-        self._until(lambda: subscription.get_publisher_count() > 0, f"a publisher of {topic}", 20.0)
+        self._until(lambda: subscription.get_publisher_count() > 0, f"a publisher of {topic}", 60.0)
 
     def publisher(
-        self, message_type: type, topic: str, qos: QoSProfile, timeout_s: float = 20.0
+        self, message_type: type, topic: str, qos: QoSProfile, timeout_s: float = 60.0
     ) -> Publisher:
         """A publisher that somebody listens to already."""
         publisher = self.node.create_publisher(message_type, topic, qos)
         self._until(lambda: publisher.get_subscription_count() > 0, f"a subscriber of {topic}", timeout_s)
         return publisher
 
-    def wait_for(self, topic: str, wanted: Callable[[object], bool], timeout_s: float = 30.0) -> object:
+    def wait_for(self, topic: str, wanted: Callable[[object], bool], timeout_s: float = 90.0) -> object:
         """The first message on `topic` that is wanted, heard already or to come."""
 
         def found() -> bool:

@@ -148,6 +148,29 @@ def test_the_requested_slice_is_embedded_before_the_sweep_and_the_sweep_goes_on_
     assert engine.request(SliceId(mni.uid, Plane.CORONAL, 40)).done(), "a hit needs no thread"
 
 
+def test_a_slice_asked_for_again_while_it_is_encoded_is_encoded_once(
+    engine: EmbeddingEngine, mni: Volume, lite_medsam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoding, asked_again = threading.Event(), threading.Event()
+    encode, calls = lite_medsam.encode, []
+
+    def encode_when_asked_again(images: list) -> list[Embedding]:
+        calls.append(len(images))
+        encoding.set()
+        assert asked_again.wait(60)
+        return encode(images)
+
+    monkeypatch.setattr(lite_medsam, "encode", encode_when_asked_again)
+    wish = SliceId(mni.uid, Plane.AXIAL, 50)
+    first = engine.request(wish)
+    assert encoding.wait(60)
+    again = engine.request(wish)
+    asked_again.set()
+
+    assert again.result(timeout=60).embedding is first.result(timeout=60).embedding
+    assert calls == [1]
+
+
 def test_a_sweep_stops_when_the_cache_is_full_and_pushes_nothing_out(lite_medsam, mni: Volume) -> None:
     (one,) = lite_medsam.encode([mni.slice_image(Plane.AXIAL, 0)])
     engine = EmbeddingEngine(EmbeddingCache(2 * one.nbytes))

@@ -108,7 +108,7 @@ def test_the_trace_has_every_task_of_a_cycle_in_order(client: GraphClient) -> No
     def traced() -> list[Cycle]:
         return [cycle for cycle in complete_cycles(client.events) if cycle.cycle == answer.cycle]
 
-    client.wait_for(lambda: bool(traced()), "all five task events", 10.0)
+    client.wait_for(lambda: bool(traced()), "all five task events", 60.0)
     (cycle,) = traced()
     stamps = [cycle.started_ns, *(cycle.ended_ns[task] for task in Task)]
     assert stamps == sorted(stamps)

@@ -524,8 +524,9 @@ class TestTransport:
         )
         assert process.stdout.readline() == "ready\n"
         yield process, environment
-        process.terminate()
-        process.communicate(timeout=30)
+        process.kill()
+        process.communicate()
+        shared_memory.remove_abandoned()
 
     def test_best_effort_messages_of_4_mb_arrive_every_one(self, echo) -> None:
         _, environment = echo

@@ -97,7 +97,12 @@ def test_a_killed_client_comes_back_with_its_segmentation(
         running.kill("samm_client", signal.SIGKILL)
 
         client.wait_for(
-            lambda: running.processes.get("samm_client", first_life) != first_life, "a new life", 30.0
+            lambda: running.processes.get("samm_client", first_life) != first_life, "a new life", RESTART_S
+        )
+        client.wait_for(
+            lambda: client.segmentation.applied == 0 and client.segmentation.volume_uid != "",
+            "the new life to show the volume",
+            RESTART_S,
         )
         np.testing.assert_array_equal(saved_labels(client, tmp_path / "after.nii.gz"), before)
         client.prompt(SECOND, segment="next")

@@ -220,6 +220,8 @@ def test_a_compacted_journal_leads_to_the_same_voxels(tmp_path, monkeypatch) -> 
     session.show("first", GEOMETRIES["first"])
     for cycle in range(1, 40):
         applied(session, cycle, Plane(cycle % 3), cycle % 5, f"segment {cycle % 2}")
+    for _ in range(5):
+        assert session.undo()
 
     restarted = ApplySession(Journal(tmp_path / "journal"))
     restarted.show("first", GEOMETRIES["first"])

@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ class Journal:
         """Raises MaskError when the file cannot be opened for writing."""
         self.path = Path(path)
         self.steps = list(_read(self.path))
+        # Volumes whose steps in the file no longer lead through the history that undo goes back.
+        self.compacted: set[str] = set()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._rewrite(self.steps)
@@ -46,12 +49,18 @@ class Journal:
     def append(self, step: Step) -> None:
         """Hand `step` to the operating system: a kill of this process no longer loses it."""
         self.steps.append(step)
+        self._counts[step.volume_uid] += 1
         self._file.write(_line(step))
         self._file.flush()
+
+    def count(self, volume_uid: str) -> int:
+        """How many steps of a volume the file holds."""
+        return self._counts[volume_uid]
 
     def compact(self, volume_uid: str, state: list[Step]) -> None:
         """Replace all steps of a volume by `state`, which leads to the same voxels."""
         self._file.close()
+        self.compacted.add(volume_uid)
         self._rewrite([step for step in self.steps if step.volume_uid != volume_uid] + state)
 
     def close(self) -> None:
@@ -63,6 +72,7 @@ class Journal:
         part.write_text("".join(map(_line, steps)), encoding="ascii")
         os.replace(part, self.path)
         self.steps = list(steps)
+        self._counts = Counter(step.volume_uid for step in steps)
         self._file = self.path.open("a", encoding="ascii")
 
 

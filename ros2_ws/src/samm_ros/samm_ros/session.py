@@ -114,7 +114,10 @@ class ApplySession:
 
     def _step_back(self, kind: str) -> bool:
         done = self.segmentation is not None and getattr(self.segmentation, kind)()
-        if done:
+        if done and self._journal and self.volume_uid in self._journal.compacted:
+            # Replayed, the step would go back over what the compaction made one.
+            self._journal.compact(self.volume_uid, _state(self.volume_uid, self.segmentation))
+        elif done:
             self._record(Step(self.volume_uid, kind))
         return done
 
@@ -126,7 +129,7 @@ class ApplySession:
         if not self._journal:
             return
         self._journal.append(step)
-        if len(self._journal.steps) > COMPACT_AFTER:
+        if self._journal.count(self.volume_uid) > COMPACT_AFTER:
             self._journal.compact(self.volume_uid, _state(self.volume_uid, self.segmentation))
 
 

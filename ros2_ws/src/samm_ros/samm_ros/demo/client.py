@@ -27,6 +27,7 @@ from ..trace import Task, TaskEvent
 
 # Prompts are best effort: one that SND_INF did not get, as it was still starting, is published again.
 REPEAT_PROMPT_S = 1.0
+REPEAT_UNANSWERED_S = 15.0
 CHECK_S = 0.5
 
 
@@ -87,23 +88,31 @@ class GraphClient:
         )
         return volume
 
-    def prompt(self, prompt: Prompt, segment: str = "", timeout_s: float = 60.0) -> Answer:
+    def prompt(self, prompt: Prompt, segment: str = "", timeout_s: float = 120.0) -> Answer:
         """Publish a prompt and wait for its answer; raises PromptError with the graph's sentence when refused."""
+        message = wire.prompt_to_msg(prompt, client_id=self.client_id, segment=segment)
         before = len(self.events)
-        self._start_cycle(wire.prompt_to_msg(prompt, client_id=self.client_id, segment=segment), before)
         deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            self._start_cycle(message, len(self.events))
+            # The answer may be applied and yet be lost on its way to us: then only a new cycle brings another.
+            if answer := self._answer_since(before, min(deadline, time.monotonic() + REPEAT_UNANSWERED_S)):
+                if answer.error:
+                    raise PromptError(answer.error)
+                return answer
+        raise LaunchError(f"There was no mask within {timeout_s:g} s; see the logs of the nodes.")
+
+    def _answer_since(self, before: int, deadline: float) -> Answer | None:
+        """The answer to a cycle that was begun after the first `before` events; None when there is none in time."""
         while (left := deadline - time.monotonic()) > 0:
             try:
                 answer = self._answers.get(timeout=min(left, CHECK_S))
             except queue.Empty:
                 self._check()
                 continue
-            if answer.cycle not in self._cycles_since(before):
-                continue
-            if answer.error:
-                raise PromptError(answer.error)
-            return answer
-        raise LaunchError(f"There was no mask within {timeout_s:g} s; see the logs of the nodes.")
+            if answer.cycle in self._cycles_since(before):
+                return answer
+        return None
 
     def _start_cycle(self, message: msg.Prompt, before: int, timeout_s: float = 20.0) -> None:
         """Publish until SND_INF says that it has begun a cycle for it."""

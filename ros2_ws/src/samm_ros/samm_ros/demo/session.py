@@ -114,7 +114,7 @@ def _settle(client: GraphClient, answer: Answer) -> None:
     def applied() -> bool:
         return any(e.task == Task.APL_MSK and e.cycle == answer.cycle for e in reversed(client.events))
 
-    client.wait_for(applied, "the mask to be applied", 10.0)
+    client.wait_for(applied, "the mask to be applied", 60.0)
 
 
 def _drag(prompt: Prompt) -> list[Prompt]:

@@ -228,13 +228,14 @@ class EmbeddingEngine:
                 continue
             with self._wake:
                 self._finished_at.append(time.monotonic())
-                # Someone may have asked for the slice while the sweep was at it.
-                future = future or (self._wanted.pop(place, None) if session is self._session else None)
-                if future:
+                # It may have been asked for while it was worked on: by the sweep, or for an earlier prompt of a drag.
+                waiting = self._wanted.pop(place, None) if session is self._session else None
+                asked = [f for f in (future, waiting) if f]
+                if asked:
                     # Its decoding and its user's next prompt come now.
                     self._last_wanted = time.monotonic()
-            if future:
-                future.set_result(EncodedSlice(embedding, session.model))
+            for each in asked:
+                each.set_result(EncodedSlice(embedding, session.model))
             self.on_progress()
 
     def _pause(self) -> float:
