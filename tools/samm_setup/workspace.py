@@ -124,7 +124,7 @@ class Workspace:
         )
 
     def _requirements(self) -> list[Path]:
-        purposes = ("runtime", "test") if self._distro else ("runtime", "ros", "test")
+        purposes = ("runtime", "test", "slicer") if self._distro else ("runtime", "ros", "test", "slicer")
         return [self.root / "requirements" / f"{purpose}.txt" for purpose in purposes]
 
     def _make_venv(self, run: Command) -> None:
