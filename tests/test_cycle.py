@@ -15,7 +15,7 @@ from samm_msgs.msg import SliceMask, SliceRequest
 from samm_ros.cycle import Answer, CycleCounter, Request, SliceId, request_objection
 from samm_ros.errors import MaskError, PromptError
 from samm_ros.geometry import Plane, VolumeGeometry
-from samm_ros.masks import MaskEncoding
+from samm_ros.mask_codec import MaskEncoding
 from samm_ros.nodes import wire
 from samm_ros.prompts import PixelPrompt
 

@@ -30,7 +30,7 @@ from samm_ros.demo.client import GraphClient
 from samm_ros.errors import MaskError, PromptError, VolumeError
 from samm_ros.geometry import Plane
 from samm_ros.latency.cycles import Cycle, complete_cycles
-from samm_ros.masks import decode_mask, encode_mask
+from samm_ros.mask_codec import decode_mask, encode_mask
 from samm_ros.nodes import graph, wire
 from samm_ros.prompts import PixelPrompt
 from samm_ros.trace import Task

@@ -23,7 +23,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from samm_ros.errors import MaskError
 from samm_ros.geometry import Plane, VolumeGeometry
-from samm_ros.masks import MaskEncoding, Segmentation, decode_mask, encode_mask, write_segmentation
+from samm_ros.mask_codec import MaskEncoding, decode_mask, encode_mask
+from samm_ros.masks import Segmentation, write_segmentation
 from samm_ros.volume import read_volume
 
 DATA = Path(os.environ.get("SAMM_TEST_DATA", Path(__file__).parents[1] / "../shared/data"))

@@ -18,7 +18,7 @@ from samm_msgs.msg import Prompt, SegmentationStatus, SliceMask
 from samm_ros.demo import script
 from samm_ros.demo.client import GraphClient
 from samm_ros.geometry import Plane
-from samm_ros.masks import decode_mask
+from samm_ros.mask_codec import decode_mask
 from samm_ros.nodes import graph, wire
 from samm_ros.prompts import PixelPrompt
 from samm_ros.supervisor import Graph

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from samm_ros.cycle import Answer, CycleCounter, Request, SliceId
 from samm_ros.geometry import Plane, VolumeGeometry
 from samm_ros.journal import Journal
-from samm_ros.masks import MaskEncoding, encode_mask
+from samm_ros.mask_codec import MaskEncoding, encode_mask
 from samm_ros.prompts import PixelPrompt
 from samm_ros.session import ApplySession
 from samm_ros.trace import Outcome

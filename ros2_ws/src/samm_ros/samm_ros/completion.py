@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from .cycle import MAX_CLIENTS, Answer, Request, refusal
 from .embedding.engine import EmbeddingSource, EncodedSlice
 from .errors import NotReadyError, SammError
-from .masks import MaskEncoding, encode_mask
+from .mask_codec import MaskEncoding, encode_mask
 from .trace import Outcome
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from .geometry import Plane, VolumeGeometry
-from .masks import MaskEncoding
+from .mask_codec import MaskEncoding
 from .prompts import PixelPrompt
 
 # Clients beyond this many push out the one that has been silent longest, so that names sent at random cannot fill memory.

@@ -10,7 +10,8 @@ from .cycle import Answer, ApplyRule, Request
 from .errors import MaskError
 from .geometry import Plane, VolumeGeometry
 from .journal import COMPACT_AFTER, Journal, Step
-from .masks import MaskEncoding, Segmentation, decode_mask, encode_mask
+from .mask_codec import MaskEncoding, decode_mask, encode_mask
+from .masks import Segmentation
 from .trace import Outcome
 
 

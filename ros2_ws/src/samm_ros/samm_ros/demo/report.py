@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ..cycle import Answer
 from ..latency.cycles import Cycle, percentiles
-from ..masks import decode_mask
+from ..mask_codec import decode_mask
 from ..prompts import Prompt
 from ..trace import Task
 from ..volume import Volume

@@ -13,7 +13,7 @@ from rclpy.node import Node
 from samm_msgs.msg import SliceMask
 
 from ..errors import MaskError
-from ..masks import decode_mask
+from ..mask_codec import decode_mask
 from ..trace import Task
 from . import graph, process, wire
 from .diagnostics import Diagnostics

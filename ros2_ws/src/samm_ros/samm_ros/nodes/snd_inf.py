@@ -65,7 +65,11 @@ class SndInf(Node):
     def _on_prompt(self, message: Prompt) -> None:
         started_ns = time.monotonic_ns()
         client_id = message.client_id or self._client_id
-        cycle = self._cycles.next()
+        newest = self._newest.get(client_id)
+        if message.cycle and newest and message.cycle <= newest.cycle:
+            # Sent again by a client that could not know of its arrival, or overtaken by a newer one.
+            return
+        cycle = message.cycle or self._cycles.next()
         try:
             request = self._request(message, cycle, client_id)
         except PromptError as error:

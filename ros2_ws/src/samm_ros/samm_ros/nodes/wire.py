@@ -15,7 +15,7 @@ from samm_msgs import msg
 from ..cycle import Answer, Request, SliceId
 from ..errors import MaskError, PromptError
 from ..geometry import Plane, VolumeGeometry
-from ..masks import MaskEncoding
+from ..mask_codec import MaskEncoding
 from ..prompts import PixelPrompt, Prompt
 from ..trace import Outcome, Task, TaskEvent
 from ..volume import Window

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""IPP/2, the messages between 3D Slicer and slicer_bridge: a JSON header frame, then at most one raw buffer. See docs/ipp.md.
+
+Both sides use this file, Slicer's through a link: standard library only, in Python 3.9's syntax.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+VERSION = 2
+DEFAULT_PORT = 8800
+HEARTBEAT_S = 1.0
+# Without a word for this long the other side is gone.
+TIMEOUT_S = 5.0
+CHUNK_BYTES = 1 << 20
+
+MAX_HEADER_BYTES = 1 << 16
+MAX_BUFFER_BYTES = 1 << 22
+MAX_TEXT = 1024
+MAX_NAME = 128
+MAX_POINTS = 1024
+# Rows of prompts of one client: within a stream the newest wins, streams do not touch each other.
+STREAMS = 4
+
+_Check = Callable[[Any], bool]
+
+
+class ProtocolError(ValueError):
+    """A message that is none: one sentence that says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """type: a key of FROM_SLICER or FROM_BRIDGE. fields: the header without it, checked. buffer: empty when there is none."""
+
+    type: str
+    fields: dict[str, Any]
+    buffer: bytes = b""
+
+    def __getitem__(self, name: str) -> Any:
+        return self.fields[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self.fields.get(name, default)
+
+
+def _integer(low: int, high: int) -> _Check:
+    return lambda v: type(v) is int and low <= v <= high
+
+
+def _number(value: Any) -> bool:
+    # NaN is not at most anything.
+    return type(value) in (int, float) and abs(value) <= 1e12
+
+
+def _text(longest: int) -> _Check:
+    return lambda v: type(v) is str and len(v) <= longest
+
+
+def _name(value: Any) -> bool:
+    return type(value) is str and 0 < len(value) <= MAX_NAME and value.isprintable()
+
+
+def _boolean(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _list(item: _Check, lengths: Sequence[int] | range) -> _Check:
+    return lambda v: type(v) is list and len(v) in lengths and all(map(item, v))
+
+
+def _or_none(check: _Check) -> _Check:
+    return lambda v: v is None or check(v)
+
+
+def _one_of(*values: str) -> _Check:
+    return lambda v: type(v) is str and v in values
+
+
+def _mapping(key: _Check, value: _Check) -> _Check:
+    return lambda v: type(v) is dict and len(v) <= 64 and all(key(k) and value(v[k]) for k in v)
+
+
+_COUNT = _integer(0, 2**53)
+_NS = _integer(-(2**63), 2**63 - 1)
+_INDEX = _integer(0, 2**31 - 1)
+_PLANE = _integer(0, 2)
+_STREAM = _integer(0, STREAMS - 1)
+_KEY = _text(MAX_NAME)
+_AFFINE = _list(_number, (16,))
+_WINDOW = _list(_number, (2,))
+_PAIR = _list(_number, (2,))
+_THREE = _list(_integer(0, 2**31 - 1), (3,))
+_DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
+
+
+@dataclass(frozen=True)
+class _Type:
+    """fields: what each must be. optional: may be absent. buffer: a raw buffer follows the header."""
+
+    fields: dict[str, _Check]
+    optional: frozenset[str] = frozenset()
+    buffer: bool = False
+
+
+# Any message of Slicer's may carry an `id`; the reply to it carries the same number as `re`.
+FROM_SLICER: dict[str, _Type] = {
+    "hello": _Type({"version": _integer(0, 1000), "client": _name, "software": _text(MAX_NAME)}),
+    "ping": _Type(
+        {"sent_ns": _NS, "bridge_ns": _NS, "received_ns": _NS}, frozenset({"bridge_ns", "received_ns"})
+    ),
+    "volume": _Type(
+        {
+            "key": _KEY,
+            "name": _text(MAX_TEXT),
+            "shape_kji": _list(_integer(1, 65536), (3,)),
+            "components": _integer(1, 3),
+            "dtype": _one_of(*_DTYPES),
+            "ijk_to_ras": _AFFINE,
+            "window": _or_none(_WINDOW),
+            "file": _or_none(_name),
+        }
+    ),
+    "chunk": _Type({"key": _KEY, "offset": _COUNT, "crc32": _integer(0, 2**32 - 1)}, buffer=True),
+    "window": _Type({"uid": _KEY, "window": _WINDOW}),
+    "prompt": _Type(
+        {
+            "number": _COUNT,
+            "stream": _STREAM,
+            "uid": _KEY,
+            "plane": _PLANE,
+            "index": _INDEX,
+            "segment": _text(MAX_NAME),
+            "points_xy": _list(_PAIR, range(MAX_POINTS + 1)),
+            "labels": _list(_integer(0, 1), range(MAX_POINTS + 1)),
+            "box_xyxy": _or_none(_list(_number, (4,))),
+        }
+    ),
+    "applied": _Type(
+        {"cycle": _COUNT, "stream": _STREAM, "completed": _boolean, "started_ns": _NS, "ended_ns": _NS}
+    ),
+    "undo": _Type({}),
+    "redo": _Type({}),
+    "save": _Type({"name": _name}),
+    "select_model": _Type({"name": _name}),
+    "embed": _Type({"planes": _list(_PLANE, range(4))}),
+    "cancel_embed": _Type({}),
+    "bye": _Type({}),
+}
+
+FROM_BRIDGE: dict[str, _Type] = {
+    "welcome": _Type(
+        {
+            "version": _integer(0, 1000),
+            "software": _text(MAX_NAME),
+            "folder": _or_none(_text(4096)),
+            "models": _list(_name, range(65)),
+            "window_presets": _mapping(_name, _WINDOW),
+        }
+    ),
+    "pong": _Type({"sent_ns": _NS, "bridge_ns": _NS}),
+    "volume_wanted": _Type({"key": _KEY, "offset": _COUNT}),
+    "volume": _Type(
+        {
+            "uid": _KEY,
+            "key": _KEY,
+            "name": _text(MAX_TEXT),
+            "dimensions": _THREE,
+            "ijk_to_ras": _AFFINE,
+            "window": _WINDOW,
+        }
+    ),
+    "model": _Type(
+        {"name": _text(MAX_NAME), "device": _text(MAX_NAME), "takes_points": _boolean, "takes_box": _boolean}
+    ),
+    "embedding": _Type(
+        {
+            "uid": _KEY,
+            "done": _THREE,
+            "total": _THREE,
+            "rate": _number,
+            "sweeping": _boolean,
+            "bytes_used": _COUNT,
+        }
+    ),
+    "mask": _Type(
+        {
+            "number": _COUNT,
+            "cycle": _COUNT,
+            "stream": _STREAM,
+            "uid": _KEY,
+            "plane": _PLANE,
+            "index": _INDEX,
+            "shape": _list(_integer(1, 16384), (2,)),
+            "segment": _text(MAX_NAME),
+            "model": _text(MAX_NAME),
+            "score": _number,
+        },
+        buffer=True,
+    ),
+    "refused": _Type({"number": _COUNT, "cycle": _COUNT, "stream": _STREAM, "message": _text(MAX_TEXT)}),
+    "cycle": _Type(
+        {"cycle": _COUNT, "stream": _STREAM, "intervals_ms": _mapping(_name, _number), "total_ms": _number}
+    ),
+    "done": _Type({"text": _text(4096)}),
+    "error": _Type({"message": _text(MAX_TEXT)}),
+}
+
+
+def pack(types: dict[str, _Type], kind: str, buffer: bytes = b"", **fields: Any) -> list[bytes]:
+    """The frames of a message; None-valued `id` and `re` are left out. Raises ProtocolError for what unpack would refuse."""
+    header = {"type": kind, **{k: v for k, v in fields.items() if not (k in ("id", "re") and v is None)}}
+    try:
+        data = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise ProtocolError(f"The message {kind} cannot be written as JSON ({error}).") from None
+    frames = [data, buffer] if types[kind].buffer else [data]
+    unpack(types, frames)
+    return frames
+
+
+def unpack(types: dict[str, _Type], frames: Sequence[bytes]) -> Message:
+    """The message in `frames`, one of `types`; raises ProtocolError for anything else, and never anything else.
+
+    Fields that a newer version may add are ignored.
+    """
+    if not 1 <= len(frames) <= 2:
+        raise ProtocolError(f"A message is 1 or 2 frames, a header and a buffer; this one is {len(frames)}.")
+    header = _header(bytes(frames[0]))
+    kind = header.pop("type", None)
+    if type(kind) is not str or kind not in types:
+        raise ProtocolError(f"There is no message of the type {_show(kind)}.")
+    expected = types[kind]
+    if expected.buffer != (len(frames) == 2):
+        raise ProtocolError(
+            f"The message {kind} comes with {int(expected.buffer)} buffers, not {len(frames) - 1}."
+        )
+    if len(frames) == 2 and len(frames[1]) > MAX_BUFFER_BYTES:
+        raise ProtocolError(f"A buffer is at most {MAX_BUFFER_BYTES} bytes; this one is {len(frames[1])}.")
+    fields = {}
+    for name, check in expected.fields.items():
+        if name not in header:
+            if name in expected.optional:
+                continue
+            raise ProtocolError(f"The message {kind} lacks the field {name}.")
+        if not check(header[name]):
+            raise ProtocolError(f"The field {name} of the message {kind} cannot be {_show(header[name])}.")
+        fields[name] = header[name]
+    for name in ("id", "re"):
+        if name in header:
+            if not _COUNT(header[name]):
+                raise ProtocolError(f"The field {name} is a whole number from 0, not {_show(header[name])}.")
+            fields[name] = header[name]
+    return Message(kind, fields, bytes(frames[1]) if len(frames) == 2 else b"")
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    if len(data) > MAX_HEADER_BYTES:
+        raise ProtocolError(f"A header is at most {MAX_HEADER_BYTES} bytes; this one is {len(data)}.")
+    try:
+        header = json.loads(data.decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise ProtocolError("The header is no JSON object in UTF-8.") from None
+    if type(header) is not dict:
+        raise ProtocolError("The header is no JSON object in UTF-8.")
+    return header
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(text)
+
+
+def _show(value: Any) -> str:
+    # What is nested may be nested too deep to be written.
+    return f"a {type(value).__name__}" if isinstance(value, (dict, list)) else repr(value)[:60]
