@@ -65,6 +65,10 @@ def _name(value: Any) -> bool:
     return type(value) is str and 0 < len(value) <= MAX_NAME and value.isprintable()
 
 
+def _segment(value: Any) -> bool:
+    return value == "" or _name(value)
+
+
 def _boolean(value: Any) -> bool:
     return type(value) is bool
 
@@ -134,7 +138,7 @@ FROM_SLICER: dict[str, _Type] = {
             "uid": _KEY,
             "plane": _PLANE,
             "index": _INDEX,
-            "segment": _text(MAX_NAME),
+            "segment": _segment,
             "points_xy": _list(_PAIR, range(MAX_POINTS + 1)),
             "labels": _list(_integer(0, 1), range(MAX_POINTS + 1)),
             "box_xyxy": _or_none(_list(_number, (4,))),
@@ -196,7 +200,7 @@ FROM_BRIDGE: dict[str, _Type] = {
             "plane": _PLANE,
             "index": _INDEX,
             "shape": _list(_integer(1, 16384), (2,)),
-            "segment": _text(MAX_NAME),
+            "segment": _segment,
             "model": _text(MAX_NAME),
             "score": _number,
         },

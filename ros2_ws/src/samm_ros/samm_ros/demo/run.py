@@ -39,6 +39,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     namespace = f"samm_demo_{os.getpid()}"
     arguments = {
         "namespace": namespace,
+        "bridge": "false",
         "model": args.model,
         "checkpoint": args.checkpoint,
         "device": args.device,

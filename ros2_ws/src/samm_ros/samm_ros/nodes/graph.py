@@ -32,6 +32,13 @@ NEWEST = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=1,
 )
+# Who listens to all clients' answers: a burst of several fits, where the newest alone would push out another client's.
+ANSWERS_OF_ALL = QoSProfile(
+    reliability=ReliabilityPolicy.BEST_EFFORT,
+    durability=DurabilityPolicy.VOLATILE,
+    history=HistoryPolicy.KEEP_LAST,
+    depth=16,
+)
 # State: a late joiner sees it.
 LATCHED = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 
 
@@ -19,4 +19,11 @@ def declare_number(
     """The value of a read-only number within a range, which ROS enforces."""
     limits = FloatingPointRange(from_value=between[0], to_value=between[1])
     descriptor = ParameterDescriptor(description=description, read_only=True, floating_point_range=[limits])
+    return node.declare_parameter(name, default, descriptor).value
+
+
+def declare_integer(node: Node, name: str, default: int, description: str, between: tuple[int, int]) -> int:
+    """The value of a read-only whole number within a range, which ROS enforces."""
+    limits = IntegerRange(from_value=between[0], to_value=between[1], step=1)
+    descriptor = ParameterDescriptor(description=description, read_only=True, integer_range=[limits])
     return node.declare_parameter(name, default, descriptor).value

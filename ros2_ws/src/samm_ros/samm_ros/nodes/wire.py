@@ -55,13 +55,15 @@ def plane_from_msg(plane: int) -> Plane:
 
 
 def prompt_to_msg(
-    prompt: Prompt, volume_uid: str = "", client_id: str = "", segment: str = "", stamp: Time | None = None
+    prompt: Prompt, volume_uid: str = "", client_id: str = "", segment: str = "", cycle: int = 0
 ) -> msg.Prompt:
-    """`prompt` as a message; empty strings leave the choice to SND_INF, as Prompt.msg says."""
+    """`prompt` as a message; empty strings and cycle 0 leave the choice to SND_INF, as Prompt.msg says."""
     message = msg.Prompt(
-        client_id=client_id, segment=segment, labels=array("B", bytes(np.asarray(prompt.labels, "u1")))
+        cycle=cycle,
+        client_id=client_id,
+        segment=segment,
+        labels=array("B", bytes(np.asarray(prompt.labels, "u1"))),
     )
-    message.header.stamp = stamp or Time()
     message.slice.volume_uid = volume_uid
     message.slice.plane = int(prompt.plane)
     message.slice.index = (

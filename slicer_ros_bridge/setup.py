@@ -1,0 +1,18 @@
+from setuptools import setup
+
+setup(
+    name="slicer_ros_bridge",
+    version="0.1.0",
+    packages=["slicer_ros_bridge"],
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/slicer_ros_bridge"]),
+        ("share/slicer_ros_bridge", ["package.xml"]),
+    ],
+    install_requires=["setuptools"],
+    zip_safe=True,
+    maintainer="samm_ros maintainers",
+    maintainer_email="maintainers@samm-ros.dev",
+    description="Relays between the samm_ros graph and 3D Slicer over ZeroMQ.",
+    license="Apache-2.0",
+    entry_points={"console_scripts": ["slicer_bridge = slicer_ros_bridge.bridge:main"]},
+)
