@@ -71,7 +71,7 @@ def shared_graph(
     from samm_ros.supervisor import Graph
 
     namespace = f"test_{uuid.uuid4().hex[:12]}"
-    arguments = {"namespace": namespace, "sweep": "false"}
+    arguments = {"namespace": namespace, "sweep": "false", "bridge": "false"}
     graph = Graph(launch_file, arguments, tmp_path_factory.mktemp("graph"))
     os.environ.update(graph.environment)
     with graph:

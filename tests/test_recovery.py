@@ -33,7 +33,11 @@ RESTART_S = 150.0
 
 @contextmanager
 def launched(launch_file: Path, namespace: str, folder: Path, **arguments: str) -> Iterator[Graph]:
-    running = Graph(launch_file, {"namespace": namespace, "sweep": "false", **arguments}, folder / "log")
+    running = Graph(
+        launch_file,
+        {"namespace": namespace, "sweep": "false", "bridge": "false", **arguments},
+        folder / "log",
+    )
     os.environ.update(running.environment)
     with running:
         yield running

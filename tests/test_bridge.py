@@ -1,0 +1,447 @@
+# SPDX-License-Identifier: Apache-2.0
+"""slicer_bridge as 3D Slicer meets it: its own process, ZeroMQ to it, the real graph behind it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import SimpleITK as sitk
+from bridge_process import BridgeProcess
+from diagnostic_msgs.msg import DiagnosticArray
+from ipp_client import IppClient, Refused
+from peer import Peer
+from samm_msgs.msg import TaskEvent
+
+from samm_ros.demo.client import GraphClient
+from samm_ros.geometry import Plane
+from samm_ros.launch_file import find_executable
+from samm_ros.nodes import graph
+from samm_ros.prompts import PixelPrompt
+from samm_ros.volume import Volume, read_volume
+from slicer_ros_bridge import ipp
+
+pytestmark = pytest.mark.xdist_group("graph")
+
+BOX = (36.0, 110.0, 82.0, 162.0)
+INDEX = 35
+
+
+@pytest.fixture(scope="module")
+def bridge(
+    shared_graph: str, mni_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BridgeProcess]:
+    """On the shared graph, which has its volume back at the end."""
+    with BridgeProcess(shared_graph, tmp_path_factory.mktemp("bridge")) as bridge:
+        yield bridge
+    with GraphClient(shared_graph, "after") as client:
+        client.load(mni_path)
+
+
+@pytest.fixture
+def lone_bridge(namespace: str, tmp_path: Path) -> Iterator[BridgeProcess]:
+    """Without a graph."""
+    with BridgeProcess(namespace, tmp_path) as bridge:
+        yield bridge
+
+
+@pytest.fixture
+def slicer(bridge: BridgeProcess) -> Iterator[IppClient]:
+    with IppClient(bridge.ports["IPP/2"], f"slicer-{uuid.uuid4().hex[:8]}") as client:
+        client.hello()
+        client.wait(lambda m: m.type == "volume" and m["uid"])
+        yield client
+
+
+@pytest.fixture
+def loaded(slicer: IppClient, mni: Volume) -> str:
+    """The uid of the MNI volume, sent by Slicer."""
+    return _share(slicer, mni)
+
+
+@pytest.fixture(scope="module")
+def cropped(mni_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Volume:
+    """3 MB of the MNI volume: several chunks."""
+    path = tmp_path_factory.mktemp("cropped") / "cropped.nrrd"
+    image = sitk.Cast(sitk.ReadImage(str(mni_path)), sitk.sitkInt16)
+    sitk.WriteImage(image[40:160, 60:180, 50:160], str(path))
+    return read_volume(path)
+
+
+def _share(slicer: IppClient, volume: Volume) -> str:
+    folder = next(m for m in slicer.heard if m.type == "welcome")["folder"]
+    return slicer.share_volume(volume, Path(folder))["uid"]
+
+
+def _free_ports() -> dict[str, int]:
+    with socket.socket() as one, socket.socket() as two:
+        for each in (one, two):
+            each.bind(("127.0.0.1", 0))
+        return {"IPP/2": one.getsockname()[1], "SAMM": two.getsockname()[1]}
+
+
+def test_a_box_from_slicer_gives_the_mask_of_the_direct_call(
+    slicer: IppClient, loaded: str, mni: Volume, lite_medsam
+) -> None:
+    number = slicer.prompt(loaded, Plane.AXIAL, INDEX, box_xyxy=list(BOX), segment="pole")
+    message, mask = slicer.mask(number)
+
+    (embedding,) = lite_medsam.encode([mni.slice_image(Plane.AXIAL, INDEX)])
+    expected = lite_medsam.decode(embedding, PixelPrompt(box_xyxy=np.float32(BOX))).mask
+    assert expected.sum() > 100
+    assert (mask ^ expected).sum() <= 0.01 * expected.sum()
+    assert (message["uid"], message["plane"], message["index"]) == (loaded, Plane.AXIAL, INDEX)
+    assert message["segment"] == "pole"
+    assert 0 < message["score"] <= 1
+
+
+def test_the_live_latency_of_the_five_tasks_is_told(slicer: IppClient, loaded: str) -> None:
+    message, _ = slicer.mask(slicer.prompt(loaded, Plane.AXIAL, INDEX, box_xyxy=list(BOX)))
+    cycle = slicer.wait(lambda m: m.type == "cycle" and m["cycle"] == message["cycle"])
+    assert list(cycle["intervals_ms"]) == ["SND_INF", "RCV_INF", "CPL_INF", "RCV_MSK", "APL_MSK"]
+    assert sum(cycle["intervals_ms"].values()) == pytest.approx(cycle["total_ms"])
+
+
+def test_slicers_own_apl_msk_is_in_the_trace_on_the_graphs_clock(
+    slicer: IppClient, loaded: str, shared_graph: str
+) -> None:
+    behind_ns = 10**12
+    with Peer(shared_graph) as peer:
+        peer.listen(TaskEvent, graph.TASK_EVENTS, graph.EVENTS)
+        message, _ = slicer.mask(slicer.prompt(loaded, Plane.AXIAL, INDEX, box_xyxy=list(BOX)))
+        for _ in range(3):
+            # A clock that is far behind the graph's, as another computer's is.
+            sent_ns = time.monotonic_ns() - behind_ns
+            slicer.send("ping", sent_ns=sent_ns)
+            pong = slicer.wait(lambda m, sent_ns=sent_ns: m.type == "pong" and m["sent_ns"] == sent_ns)
+            now_ns = time.monotonic_ns() - behind_ns
+            slicer.send("ping", sent_ns=now_ns, bridge_ns=pong["bridge_ns"], received_ns=now_ns)
+        started_ns = time.monotonic_ns()
+        ended_ns = time.monotonic_ns()
+        slicer.send(
+            "applied",
+            cycle=message["cycle"],
+            stream=0,
+            completed=True,
+            started_ns=started_ns - behind_ns,
+            ended_ns=ended_ns - behind_ns,
+        )
+        event = peer.wait_for(graph.TASK_EVENTS, lambda e: e.node == f"slicer/{slicer.name}")
+    assert (event.task, event.outcome, event.cycle) == (
+        TaskEvent.APL_MSK,
+        TaskEvent.COMPLETED,
+        message["cycle"],
+    )
+    # Loopback's round trip, on a busy computer.
+    assert abs(event.ended_ns - ended_ns) < 50e6
+    assert event.ended_ns - event.started_ns == ended_ns - started_ns
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"index": 5000}, "no axial slice 5000"),
+        ({"uid": "0123456789abcdef"}, "volume 01234567"),
+        ({"box_xyxy": None}, "empty"),
+        ({"box_xyxy": [10.0, 10.0, 10.0, 10.0]}, "no area"),
+        ({"box_xyxy": [900.0, 900.0, 950.0, 950.0]}, "outside"),
+        ({"box_xyxy": None, "points_xy": [[60, 60]], "labels": [1]}, "takes no points"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else "-".join(value),
+)
+def test_a_prompt_without_an_answer_is_refused_in_a_sentence(
+    slicer: IppClient, loaded: str, change: dict, sentence: str
+) -> None:
+    prompt = {"uid": loaded, "plane": 0, "index": INDEX, "box_xyxy": list(BOX), **change}
+    with pytest.raises(Refused, match=sentence):
+        slicer.mask(slicer.prompt(**prompt))
+    assert slicer.mask(slicer.prompt(loaded, 0, INDEX, box_xyxy=list(BOX)))[1].any()
+
+
+def test_labels_that_are_not_one_a_point_are_refused(slicer: IppClient, loaded: str) -> None:
+    slicer.prompt(loaded, 0, INDEX, points_xy=[[1, 2], [3, 4]], labels=[1])
+    error = slicer.wait(lambda m: m.type == "error")
+    assert "1 labels for 2 points" in error["message"]
+
+
+def test_two_slicers_get_each_their_own_masks(bridge: BridgeProcess, slicer: IppClient, loaded: str) -> None:
+    with IppClient(bridge.ports["IPP/2"], "the other") as other:
+        other.hello()
+        boxes = [[36.0, 110.0, 82.0, 162.0], [110.0, 110.0, 160.0, 165.0]]
+        for _ in range(3):
+            numbers = [
+                client.prompt(loaded, 0, INDEX, box_xyxy=box)
+                for client, box in zip((slicer, other), boxes, strict=True)
+            ]
+            for client, number, box in zip((slicer, other), numbers, boxes, strict=True):
+                _, mask = client.mask(number)
+                columns = np.flatnonzero(mask.any(axis=0))
+                assert box[0] - 10 <= columns.min() <= columns.max() <= box[2] + 10
+        mine = {m["number"] for m in slicer.heard if m.type == "mask"}
+        theirs = {m["number"] for m in other.heard if m.type == "mask"}
+    assert mine
+    assert theirs
+    assert not mine & theirs
+
+
+def test_streams_of_one_slicer_do_not_supersede_each_other(slicer: IppClient, loaded: str) -> None:
+    dragged = [slicer.prompt(loaded, 0, INDEX, box_xyxy=[36.0 + n, 110.0, 82.0, 162.0]) for n in range(5)]
+    propagated = slicer.prompt(loaded, 0, INDEX, stream=1, box_xyxy=list(BOX))
+    wanted = {dragged[-1], propagated}
+    for _ in range(len(wanted)):
+        wanted.discard(slicer.wait(lambda m: m.type == "mask" and m["number"] in wanted)["number"])
+    assert not wanted
+
+
+def test_a_volume_over_the_wire_goes_on_where_it_was_cut(
+    bridge: BridgeProcess, slicer: IppClient, cropped: Volume
+) -> None:
+    assert slicer.send_volume(cropped, stop_after=1) is None
+    with IppClient(bridge.ports["IPP/2"], slicer.name) as again:
+        again.hello()
+        reply = again.send_volume(cropped)
+        offsets = [m["offset"] for m in again.heard if m.type == "volume_wanted"]
+        assert offsets[0] == ipp.CHUNK_BYTES, "what had come was sent again"
+        assert reply["dimensions"] == list(cropped.geometry.dimensions)
+        np.testing.assert_allclose(
+            np.reshape(reply["ijk_to_ras"], (4, 4)), cropped.geometry.ijk_to_ras, atol=1e-9
+        )
+        # What the bridge has is not sent twice.
+        before = len(again.heard)
+        assert again.send_volume(cropped)["uid"] == reply["uid"]
+        assert not [m for m in again.heard[before:] if m.type == "volume_wanted"]
+
+
+def test_a_damaged_chunk_is_asked_for_again(slicer: IppClient, cropped: Volume) -> None:
+    changed = np.ascontiguousarray(cropped.voxels[::-1])
+    volume = Volume(changed, cropped.geometry, cropped.window, "v", "", "")
+    fields = slicer.describe(volume)
+    slicer.send("volume", id=900, **fields)
+    slicer.wait(lambda m: m.type == "volume_wanted" and m["offset"] == 0)
+    slicer.send("chunk", b"damaged", key=fields["key"], offset=0, crc32=1)
+    assert "damaged" in slicer.wait(lambda m: m.type == "error")["message"]
+    assert slicer.wait(lambda m: m.type == "volume_wanted")["offset"] == 0
+    assert slicer.send_volume(volume)["dimensions"] == list(cropped.geometry.dimensions)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"file": "../../etc/passwd"}, "no bare file name"),
+        ({"file": "absent"}, "cannot be read"),
+        ({"key": "0" * 32}, "not those of the key"),
+        ({"shape_kji": [65536, 65536, 65536]}, "voxels; at most"),
+        ({"ijk_to_ras": [0.0] * 16}, "IJK-to-RAS"),
+        ({"window": [5.0, 5.0]}, "window"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
+)
+def test_a_volume_that_cannot_be_is_refused_and_the_loaded_one_stays(
+    slicer: IppClient, loaded: str, cropped: Volume, changes: dict, sentence: str
+) -> None:
+    changed = np.ascontiguousarray(cropped.voxels[:, ::-1])
+    volume = Volume(changed, cropped.geometry, cropped.window, "v", "", "")
+    folder = Path(next(m for m in slicer.heard if m.type == "welcome")["folder"])
+    with pytest.raises(Refused, match=sentence):
+        slicer.share_volume(volume, folder, **changes)
+    assert slicer.mask(slicer.prompt(loaded, 0, INDEX, box_xyxy=list(BOX)))[1].any()
+
+
+def test_of_a_dragged_window_the_newest_is_set(slicer: IppClient, cropped: Volume) -> None:
+    uid = _share(slicer, cropped)
+    for request, upper in zip(itertools.count(500), (150.0, 160.0, 170.0, 180.0), strict=False):
+        slicer.send("window", id=request, uid=uid, window=[20.0, upper])
+    assert "newer" in slicer.reply(500)["text"]
+    volume = slicer.wait(lambda m: m.type == "volume" and m["window"] == [20.0, 180.0])
+    assert volume["uid"] == uid
+    windows = [m["window"][1] for m in slicer.heard if m.type == "volume" and m["uid"] == uid]
+    assert not {150.0, 160.0, 170.0} & set(windows)
+    with pytest.raises(Refused, match="shows nothing"):
+        slicer.ask("window", uid=uid, window=[5.0, 5.0])
+
+
+def test_undo_save_and_models_reach_the_graph(slicer: IppClient, bridge: BridgeProcess, loaded: str) -> None:
+    message, mask = slicer.mask(slicer.prompt(loaded, 0, INDEX, box_xyxy=list(BOX), segment=uuid.uuid4().hex))
+    slicer.wait(lambda m: m.type == "cycle" and m["cycle"] == message["cycle"])
+
+    saved = Path(slicer.ask("save", name="saved.nii.gz")["text"])
+    before = sitk.GetArrayFromImage(sitk.ReadImage(str(saved)))
+    slicer.ask("undo")
+    slicer.ask("save", name="saved.nii.gz")
+    after = sitk.GetArrayFromImage(sitk.ReadImage(str(saved)))
+
+    assert (before[INDEX] != after[INDEX]).sum() > 0.5 * mask.sum()
+    slicer.ask("redo")
+    for name in ("../saved.nii.gz", "/tmp/saved.nii.gz", ".hidden.nii.gz"):
+        with pytest.raises(Refused, match="bare file name"):
+            slicer.ask("save", name=name)
+    with pytest.raises(Refused, match="lite_medsam"):
+        slicer.ask("select_model", name="vit_z")
+
+
+def test_one_slicer_cannot_undo_the_others_mask(
+    bridge: BridgeProcess, slicer: IppClient, loaded: str
+) -> None:
+    with IppClient(bridge.ports["IPP/2"], "the other") as other:
+        other.hello()
+        message, _ = other.mask(other.prompt(loaded, 0, INDEX, box_xyxy=list(BOX)))
+        other.wait(lambda m: m.type == "cycle" and m["cycle"] == message["cycle"])
+    with pytest.raises(Refused, match="another client's"):
+        slicer.ask("undo")
+
+
+def test_who_says_no_hello_or_the_wrong_one_is_told_so(bridge: BridgeProcess) -> None:
+    with IppClient(bridge.ports["IPP/2"], "silent") as client:
+        with pytest.raises(Refused, match="Say hello first"):
+            client.ask("undo")
+        with pytest.raises(Refused, match="not IPP/9"):
+            client.ask("hello", version=9, client="silent", software="")
+
+
+def test_a_slicer_that_vanished_is_forgotten(lone_bridge: BridgeProcess, namespace: str) -> None:
+    with Peer(namespace) as peer:
+        peer.listen(DiagnosticArray, graph.DIAGNOSTICS, 10)
+
+        def slicers(array: DiagnosticArray) -> str:
+            return next((v.value for s in array.status for v in s.values if v.key == "Slicers"), "")
+
+        with IppClient(lone_bridge.ports["IPP/2"], "soon gone") as client:
+            client.hello()
+            peer.wait_for(graph.DIAGNOSTICS, lambda a: slicers(a) == "soon gone")
+        peer.heard[graph.DIAGNOSTICS].clear()
+        peer.wait_for(graph.DIAGNOSTICS, lambda a: slicers(a) == "none", timeout_s=20.0)
+
+
+def test_without_a_graph_the_bridge_says_what_is_away(lone_bridge: BridgeProcess, cropped: Volume) -> None:
+    with IppClient(lone_bridge.ports["IPP/2"], "early") as client:
+        welcome = client.hello()
+        with pytest.raises(Refused, match="load_volume is away"):
+            client.share_volume(cropped, Path(welcome["folder"]))
+        with pytest.raises(Refused, match="undo is away"):
+            client.ask("undo")
+        with pytest.raises(Refused, match="embed_volume is away"):
+            client.ask("embed", planes=[])
+
+
+def test_a_bridge_that_was_killed_goes_on_with_the_same_slicers(
+    shared_graph: str, mni: Volume, mni_path: Path, tmp_path: Path
+) -> None:
+    ports = _free_ports()
+    bridge = BridgeProcess(shared_graph, tmp_path)
+    bridge.start(ports)
+    try:
+        with IppClient(ports["IPP/2"], "patient") as client:
+            client.hello()
+            uid = _share(client, mni)
+            assert client.mask(client.prompt(uid, 0, INDEX, box_xyxy=list(BOX)))[1].any()
+            bridge.kill()
+            bridge.start(ports)
+            client.heard.clear()
+            client.hello()
+            volume = client.wait(lambda m: m.type == "volume" and m["uid"] != "")
+            assert (volume["uid"], len(volume["key"])) == (uid, 32), "the volume was lost with the bridge"
+            assert client.mask(client.prompt(uid, 0, INDEX, box_xyxy=list(BOX)))[1].any()
+    finally:
+        bridge.stop()
+    assert not (tmp_path / "volumes").exists(), "patients' voxels were left behind"
+    with GraphClient(shared_graph, "after") as client:
+        client.load(mni_path)
+
+
+def test_nothing_listens_beyond_this_computer(lone_bridge: BridgeProcess) -> None:
+    connections = psutil.Process(lone_bridge.process.pid).net_connections("inet")
+    listening = {c.laddr for c in connections if c.status == psutil.CONN_LISTEN}
+    assert {address.port for address in listening} >= set(lone_bridge.ports.values())
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
+def test_a_port_that_is_taken_is_waited_for(namespace: str, tmp_path: Path) -> None:
+    ports = _free_ports()
+    bridge = BridgeProcess(namespace, tmp_path)
+    with socket.socket() as squatter:
+        squatter.bind(("127.0.0.1", ports["IPP/2"]))
+        squatter.listen()
+        bridge.start(ports, listening=1)
+        try:
+            assert "SAMM" in bridge.ports
+            assert any("cannot listen" in line and "bridge:=false" in line for line in bridge.lines)
+            squatter.close()
+            bridge.wait_line("IPP/2 listens")
+        finally:
+            bridge.stop()
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_keys(tmp_path_factory.mktemp("keys") / "good")
+
+
+def make_keys(folder: Path) -> Path:
+    from samm_ros import cli
+
+    assert cli.main(["keys", str(folder)]) == 0
+    return folder
+
+
+def test_with_keys_no_key_and_a_wrong_key_are_refused_and_the_right_one_is_not(
+    namespace: str, tmp_path: Path, keys: Path
+) -> None:
+    """SEC2."""
+    wrong = make_keys(tmp_path / "wrong")
+    (wrong / "server.key").write_text((keys / "server.key").read_text())
+    with BridgeProcess(namespace, tmp_path, address="0.0.0.0", keys_folder=keys) as bridge:
+        port = bridge.ports["IPP/2"]
+        with IppClient(port, "right", keys=keys) as client:
+            assert client.hello()["version"] == ipp.VERSION
+        for given in (None, wrong):
+            with (
+                IppClient(port, "wrong", keys=given) as client,
+                pytest.raises(AssertionError, match="in vain"),
+            ):
+                client.hello(timeout_s=2.0)
+        with IppClient(port, "right", keys=keys) as client:
+            assert client.hello()
+
+
+@pytest.mark.parametrize(
+    ("address", "folder", "sentence"),
+    [
+        ("0.0.0.0", "", "needs keys"),
+        ("192.0.2.1", "", "needs keys"),
+        ("everywhere", "", "no IP address"),
+        ("127.0.0.1", "absent", "lacks server.key_secret"),
+        ("0.0.0.0", "readable", "Others can read"),
+    ],
+)
+def test_a_bridge_that_would_be_open_does_not_start(
+    namespace: str, tmp_path: Path, address: str, folder: str, sentence: str
+) -> None:
+    if folder == "readable":
+        (make_keys(tmp_path / folder) / "server.key_secret").chmod(0o644)
+    executable = find_executable("slicer_ros_bridge", "slicer_bridge", os.environ)
+    keys_folder = str(tmp_path / folder) if folder else "''"
+    command = [executable, "--ros-args", "-r", f"__ns:=/{namespace}", "-p", f"address:={address}"]
+    command += ["-p", "port:=0", "-p", "samm_port:=-1", "-p", f"keys_folder:={keys_folder}"]
+    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+    assert ended.returncode != 0
+    assert sentence in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_keys_are_never_overwritten(keys: Path, capsys: pytest.CaptureFixture) -> None:
+    from samm_ros import cli
+
+    before = (keys / "server.key_secret").read_bytes()
+    assert cli.main(["keys", str(keys)]) == 2
+    assert "not empty" in capsys.readouterr().err
+    assert (keys / "server.key_secret").read_bytes() == before
+    assert (keys / "server.key_secret").stat().st_mode & 0o077 == 0
