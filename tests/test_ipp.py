@@ -174,6 +174,14 @@ def test_a_mask_lost_on_its_last_stretch_is_asked_for_as_a_new_cycle(no_wait) ->
     assert [a.cycle for a in answers] == [again]
 
 
+def test_a_clock_that_was_set_back_silences_no_client(no_wait) -> None:
+    graph, answers = _Graph(), []
+    prompts = PendingPrompts(graph.send)
+    cycle = prompts.ask(_asked(), answers.append)
+    prompts.resend({"a": (cycle + 10**9, cycle - 1)})
+    assert graph.sent[-1][1] > cycle + 10**9
+
+
 def test_answers_of_a_drag_are_passed_on_and_those_of_others_are_not() -> None:
     graph, answers = _Graph(), []
     prompts = PendingPrompts(graph.send)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -36,6 +37,8 @@ SOFTWARE = "samm_ros 0.1.0"
 WINDOW_REST_S = 0.2
 # Cycles whose events are kept until all five tasks have told of theirs.
 KEPT_CYCLES = 256
+
+logger = logging.getLogger(__name__)
 
 Send = Callable[[bytes, list[bytes]], None]
 
@@ -108,7 +111,10 @@ class IppServer:
             slicer.heard_at = time.monotonic()
             getattr(self, f"_on_{message.type}")(slicer, message)
         except (ipp.ProtocolError, SammError) as error:
-            self._tell(identity, "error", re=message.get("id") if message else None, message=_short(error))
+            self._tell(identity, "error", re=message.get("id") if message else None, message=str(error))
+        except Exception as error:  # one message must not end the service of all others
+            logger.exception("A message could not be handled")
+            self._tell(identity, "error", message=f"The bridge failed at this message: {error}")
 
     def tick(self) -> None:
         """Call some times a second."""
@@ -125,7 +131,14 @@ class IppServer:
             raise ipp.ProtocolError(
                 f"This bridge speaks IPP/{ipp.VERSION}, not IPP/{message['version']}; install the Slicer-IPP of the same release."
             )
+        if "/" in message["client"]:
+            raise ipp.ProtocolError(
+                f"A client cannot be named {message['client']!r}: its streams are told by a slash."
+            )
         slicer = self._slicers.get(identity)
+        if slicer and slicer.name != message["client"]:
+            self._forget(identity)
+            slicer = None
         for other in [
             s for s in self._slicers.values() if s.name == message["client"] and s.identity != identity
         ]:
@@ -133,7 +146,7 @@ class IppServer:
             slicer = self._slicers.pop(other.identity)
         if slicer is None and len(self._slicers) >= MAX_CLIENTS:
             raise ipp.ProtocolError(f"{MAX_CLIENTS} Slicers are connected already; close one.")
-        if slicer is None or slicer.name != message["client"]:
+        if slicer is None:
             slicer = _Slicer(identity, message["client"], 0.0)
         slicer.identity, slicer.heard_at = identity, time.monotonic()
         self._slicers[identity] = slicer
@@ -181,7 +194,7 @@ class IppServer:
         file = message["file"]
         if path := self._store.find(description):
             if file:
-                (self._store.incoming / Path(file).name).unlink(missing_ok=True)
+                self._store.discard(file)
             self._load(slicer, path, window, request)
         elif file:
             self._take(slicer, lambda: self._store.take(description, file), window, request)
@@ -196,7 +209,7 @@ class IppServer:
         try:
             self._store.append(description, message["offset"], message.buffer, message["crc32"])
         except VolumeError as error:
-            self._tell(slicer.identity, "error", message=_short(error))
+            self._tell(slicer.identity, "error", message=str(error))
         self._want(slicer)
 
     def _want(self, slicer: _Slicer) -> None:
@@ -216,9 +229,7 @@ class IppServer:
                 path = take()
             except VolumeError as error:
                 self._post(
-                    lambda error=error: self._tell(
-                        slicer.identity, "error", re=request, message=_short(error)
-                    )
+                    lambda error=error: self._tell(slicer.identity, "error", re=request, message=str(error))
                 )
                 return
             self._post(lambda: self._load(slicer, path, window, request))
@@ -444,7 +455,7 @@ class IppServer:
     def _reply(self, identity: bytes, message: ipp.Message, text: str) -> Callable[[Any, str], None]:
         def done(value: Any, why: str) -> None:
             if value is None:
-                self._tell(identity, "error", re=message.get("id"), message=why[: ipp.MAX_TEXT])
+                self._tell(identity, "error", re=message.get("id"), message=why)
             else:
                 self._tell(identity, "done", re=message.get("id"), text=text)
 
@@ -498,7 +509,3 @@ def _embedding_fields(status: EmbeddingStatus) -> dict[str, Any]:
 
 def _with_z(points_xy: np.ndarray) -> np.ndarray:
     return np.hstack([points_xy, np.zeros((len(points_xy), 1))])
-
-
-def _short(error: Exception) -> str:
-    return str(error)[: ipp.MAX_TEXT]

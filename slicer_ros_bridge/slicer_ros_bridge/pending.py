@@ -76,7 +76,9 @@ class PendingPrompts:
             if client.answered or now - client.sent_at < RESEND_AFTER_S:
                 continue
             requested, settled = cycles.get(client_id, (0, 0))
-            if settled >= client.cycle:
+            if settled >= client.cycle or requested > client.cycle:
+                # Beyond ours when this computer's clock was set back: an older number would be ignored for ever.
+                self._cycles.newest = max(self._cycles.newest, requested)
                 self._begin(client, client.waiting.pop(client.cycle))
             elif requested < client.cycle:
                 client.sent_at = now

@@ -26,7 +26,7 @@ from .volumes import VolumeDescription, VolumeStore
 # The published client gives up after 10 s.
 ANSWER_WITHIN_S = 9.5
 # Requests of several clients at once, each under a name of its own: one must not supersede another.
-NAMES = tuple(f"samm-{number}" for number in range(16))
+NAMES = tuple(f"samm/{number}" for number in range(16))
 
 MaskDone = Callable[["np.ndarray | None", str], None]
 

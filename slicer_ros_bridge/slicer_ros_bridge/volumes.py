@@ -106,10 +106,11 @@ class VolumeStore:
 
     def __init__(self, folder: Path) -> None:
         """Raises VolumeError for a folder that cannot be made or is another user's."""
-        self.folder = folder
-        self.incoming = folder / "incoming"
         try:
-            self.incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (folder / "incoming").mkdir(mode=0o700, parents=True, exist_ok=True)
+            # As the graph will name what it loads from there.
+            self.folder = folder = folder.resolve()
+            self.incoming = folder / "incoming"
             if folder.stat().st_uid != os.getuid():
                 raise VolumeError(
                     f"The folder {folder} belongs to another user; set the bridge's parameter folder."
@@ -128,7 +129,7 @@ class VolumeStore:
     def key_of(self, uri: str) -> str:
         """The key of the volume that was loaded from there; empty: it is none of ours."""
         path = Path(uri)
-        return path.name.partition("-")[0] if path.parent == self.folder.resolve() else ""
+        return path.name.partition("-")[0] if path.parent == self.folder else ""
 
     def offset(self, description: VolumeDescription) -> int:
         """Bytes of the voxels that have come over the wire so far."""
@@ -164,11 +165,7 @@ class VolumeStore:
 
         file: a bare name. Raises VolumeError for anything but this user's plain file of the right size and content.
         """
-        if file in (".", "..") or "/" in file or "\0" in file:
-            raise VolumeError(
-                f"{file[:60]!r} is no bare file name; write the voxels into the folder of the welcome."
-            )
-        path = self.incoming / file
+        path = self._offered(file)
         try:
             # Neither a link to elsewhere nor a pipe that never ends.
             source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -200,6 +197,10 @@ class VolumeStore:
             path.unlink(missing_ok=True)
         return self._keep(description, digest.hexdigest())
 
+    def discard(self, file: str) -> None:
+        """Delete what a client wrote to `incoming` in vain; raises VolumeError for anything but a bare name."""
+        self._offered(file).unlink(missing_ok=True)
+
     def put(self, description: VolumeDescription, voxels_kji: np.ndarray) -> Path:
         """Take in voxels of this process."""
         with _writing(description), self._part(description).open("wb") as part:
@@ -219,6 +220,13 @@ class VolumeStore:
     def clear(self) -> None:
         """Leave nothing of the patients' behind."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _offered(self, file: str) -> Path:
+        if file in (".", "..") or "/" in file or "\0" in file:
+            raise VolumeError(
+                f"{file[:60]!r} is no bare file name; write the voxels into the folder of the welcome."
+            )
+        return self.incoming / file
 
     def _files(self) -> Iterator[Path]:
         yield from self.folder.glob("*.nrrd")
