@@ -73,9 +73,13 @@ class Peer:
     ) -> object:
         """Publish every second until something wanted is heard: what is sent while the two sides still discover each
         other is lost, and only one of them knows when that is over."""
-        with self._changed:
-            for _ in range(30):
-                publisher.publish(message)
+        return self.do_until(lambda: publisher.publish(message), topic, wanted)
+
+    def do_until(self, act: Callable[[], object], topic: str, wanted: Callable[[object], bool]) -> object:
+        """As publish_until, for anything that makes somebody publish."""
+        for _ in range(30):
+            act()
+            with self._changed:
                 if self._changed.wait_for(lambda: any(map(wanted, self.heard[topic])), 1.0):
                     return next(filter(wanted, self.heard[topic]))
         raise AssertionError(f"nothing wanted on {topic} after 30 tries; heard {self.heard[topic][-1:]}")
