@@ -253,8 +253,9 @@ def test_a_volume_that_cannot_be_is_refused_and_the_loaded_one_stays(
 
 def test_of_a_dragged_window_the_newest_is_set(slicer: IppClient, cropped: Volume) -> None:
     uid = _share(slicer, cropped)
-    for request, upper in zip(itertools.count(500), (150.0, 160.0, 170.0, 180.0), strict=False):
-        slicer.send("window", id=request, uid=uid, window=[20.0, upper])
+    # Whole numbers too, as JSON has them.
+    for request, upper in zip(itertools.count(500), (150, 160.0, 170.0, 180), strict=False):
+        slicer.send("window", id=request, uid=uid, window=[20, upper])
     assert "newer" in slicer.reply(500)["text"]
     volume = slicer.wait(lambda m: m.type == "volume" and m["window"] == [20.0, 180.0])
     assert volume["uid"] == uid

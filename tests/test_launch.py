@@ -289,13 +289,15 @@ class TestLaunchFile:
         return [node.executable for node in read_launch_file(LAUNCH_FILE, arguments, os.environ).nodes]
 
     def test_it_composes_two_processes_or_starts_one_a_node(self) -> None:
-        assert self.names() == ["samm_server", "samm_client"]
-        alone = ["apl_msk", "cpl_inf", "embedding", "rcv_inf", "rcv_msk", "snd_inf"]
+        assert self.names() == ["samm_server", "samm_client", "slicer_bridge"]
+        assert self.names(bridge="false") == ["samm_server", "samm_client"]
+        alone = ["apl_msk", "cpl_inf", "embedding", "rcv_inf", "rcv_msk", "slicer_bridge", "snd_inf"]
         assert sorted(self.names(composed="false")) == alone
 
     def test_every_executable_is_installed(self) -> None:
-        for name in (*self.names(), *self.names(composed="false")):
-            assert os.access(find_executable("samm_ros", name, os.environ), os.X_OK)
+        for name in {*self.names(), *self.names(composed="false")}:
+            package = "slicer_ros_bridge" if name == "slicer_bridge" else "samm_ros"
+            assert os.access(find_executable(package, name, os.environ), os.X_OK)
 
     def test_every_argument_is_described_and_optional(self) -> None:
         for argument in read_arguments(LAUNCH_FILE):

@@ -519,3 +519,8 @@ def test_real_volumes_are_read_where_simpleitk_sees_them(
     )
     middle = volume.slice_image(Plane.AXIAL, volume.geometry.slice_count(Plane.AXIAL) // 2)
     assert middle.std() > 20, "nothing can be seen in this window"
+
+
+def test_a_window_of_whole_numbers_holds_floats() -> None:
+    window = Window(0, 255)
+    assert (type(window.lower), type(window.upper)) == (float, float)

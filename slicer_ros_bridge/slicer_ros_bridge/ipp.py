@@ -65,8 +65,9 @@ def _name(value: Any) -> bool:
     return type(value) is str and 0 < len(value) <= MAX_NAME and value.isprintable()
 
 
-def _segment(value: Any) -> bool:
-    return value == "" or _name(value)
+def _line(longest: int) -> _Check:
+    # What is not printable, as half a surrogate pair or a zero byte, does not pass through a ROS message.
+    return lambda v: type(v) is str and len(v) <= longest and v.isprintable()
 
 
 def _boolean(value: Any) -> bool:
@@ -90,11 +91,11 @@ def _mapping(key: _Check, value: _Check) -> _Check:
 
 
 _COUNT = _integer(0, 2**53)
-_NS = _integer(-(2**63), 2**63 - 1)
+_NS = _integer(-(2**61), 2**61)
 _INDEX = _integer(0, 2**31 - 1)
 _PLANE = _integer(0, 2)
 _STREAM = _integer(0, STREAMS - 1)
-_KEY = _text(MAX_NAME)
+_KEY = _line(MAX_NAME)
 _AFFINE = _list(_number, (16,))
 _WINDOW = _list(_number, (2,))
 _PAIR = _list(_number, (2,))
@@ -113,14 +114,14 @@ class _Type:
 
 # Any message of Slicer's may carry an `id`; the reply to it carries the same number as `re`.
 FROM_SLICER: dict[str, _Type] = {
-    "hello": _Type({"version": _integer(0, 1000), "client": _name, "software": _text(MAX_NAME)}),
+    "hello": _Type({"version": _integer(0, 1000), "client": _name, "software": _line(MAX_NAME)}),
     "ping": _Type(
         {"sent_ns": _NS, "bridge_ns": _NS, "received_ns": _NS}, frozenset({"bridge_ns", "received_ns"})
     ),
     "volume": _Type(
         {
             "key": _KEY,
-            "name": _text(MAX_TEXT),
+            "name": _line(MAX_TEXT),
             "shape_kji": _list(_integer(1, 65536), (3,)),
             "components": _integer(1, 3),
             "dtype": _one_of(*_DTYPES),
@@ -138,7 +139,7 @@ FROM_SLICER: dict[str, _Type] = {
             "uid": _KEY,
             "plane": _PLANE,
             "index": _INDEX,
-            "segment": _segment,
+            "segment": _line(MAX_NAME),
             "points_xy": _list(_PAIR, range(MAX_POINTS + 1)),
             "labels": _list(_integer(0, 1), range(MAX_POINTS + 1)),
             "box_xyxy": _or_none(_list(_number, (4,))),
@@ -200,7 +201,7 @@ FROM_BRIDGE: dict[str, _Type] = {
             "plane": _PLANE,
             "index": _INDEX,
             "shape": _list(_integer(1, 16384), (2,)),
-            "segment": _segment,
+            "segment": _line(MAX_NAME),
             "model": _text(MAX_NAME),
             "score": _number,
         },

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -54,26 +55,34 @@ class SammGraph:
         self._uid = ""
         # Prompts that came while the volume was on its way into the graph.
         self._loading = False
+        self._newest_load = 0
         self._embeds = False
         self._held: list[tuple[float, Callable[[], None], MaskDone]] = []
         self._waiting: dict[str, _Waiting] = {}
 
-    def load_volume(self, volume: VolumeDescription, voxels_kji: np.ndarray) -> None:
+    def load_volume(self, voxels_kji: np.ndarray) -> None:
         self._loading = True
+        self._newest_load = number = self._newest_load + 1
 
         def put() -> None:
+            key = hashlib.blake2b(voxels_kji.data, digest_size=16).hexdigest()
             try:
+                volume = VolumeDescription(key, "SAMM", voxels_kji.shape, 1, "uint8", np.eye(4))
                 path = self._store.find(volume) or self._store.put(volume, voxels_kji)
             except SammError as error:
-                self._post(lambda error=error: self._loaded(None, str(error)))
+                self._post(lambda error=error: self._loaded(number, None, str(error)))
                 return
+            # The extension has windowed its voxels already.
+            window = Window(0, 255)
             self._graph.load_volume(
-                path, Window(0, 255), lambda v, why: self._post(lambda: self._loaded(v, why))
+                path, window, lambda v, why: self._post(lambda: self._loaded(number, v, why))
             )
 
         self._work.submit(put)
 
-    def _loaded(self, volume: LoadedVolume | None, why: str) -> None:
+    def _loaded(self, number: int, volume: LoadedVolume | None, why: str) -> None:
+        if number != self._newest_load:
+            return
         self._loading = False
         if volume is None:
             self._problem(why)

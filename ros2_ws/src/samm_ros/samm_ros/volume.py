@@ -43,6 +43,9 @@ class Window:
     upper: float
 
     def __post_init__(self) -> None:
+        # A whole number in a message's float64 ends the process: ROS's generated code asserts.
+        object.__setattr__(self, "lower", float(self.lower))
+        object.__setattr__(self, "upper", float(self.upper))
         if not (np.isfinite(self.upper - self.lower) and self.lower < self.upper):
             raise VolumeError(
                 f"A window from {self.lower} to {self.upper} shows nothing; its upper end must be higher."
