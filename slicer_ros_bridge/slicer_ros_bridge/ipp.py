@@ -100,7 +100,7 @@ _AFFINE = _list(_number, (16,))
 _WINDOW = _list(_number, (2,))
 _PAIR = _list(_number, (2,))
 _THREE = _list(_integer(0, 2**31 - 1), (3,))
-_DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
+DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ FROM_SLICER: dict[str, _Type] = {
             "name": _line(MAX_TEXT),
             "shape_kji": _list(_integer(1, 65536), (3,)),
             "components": _integer(1, 3),
-            "dtype": _one_of(*_DTYPES),
+            "dtype": _one_of(*DTYPES),
             "ijk_to_ras": _AFFINE,
             "window": _or_none(_WINDOW),
             "file": _or_none(_name),

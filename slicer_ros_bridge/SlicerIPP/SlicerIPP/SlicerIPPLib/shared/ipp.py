@@ -1,0 +1,1 @@
+../../../../slicer_ros_bridge/ipp.py

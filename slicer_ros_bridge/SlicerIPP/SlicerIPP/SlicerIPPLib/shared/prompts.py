@@ -1,0 +1,1 @@
+../../../../../ros2_ws/src/samm_ros/samm_ros/prompts.py
