@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ from samm_ros.memory import keep_freed_memory
 # name for each graph.
 os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+
+# The Slicer extension is no package of the workspace: Slicer finds it by its path too.
+sys.path.append(str(Path(__file__).parents[1] / "slicer_ros_bridge" / "SlicerIPP" / "SlicerIPP"))
 
 keep_freed_memory()
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -71,6 +75,8 @@ def shared_graph(
     from samm_ros.supervisor import Graph
 
     namespace = f"test_{uuid.uuid4().hex[:12]}"
+    # Where the graph looks for weights by name: a test may put some there.
+    os.environ["SAMM_HOME"] = str(tmp_path_factory.mktemp("samm_home"))
     arguments = {"namespace": namespace, "sweep": "false", "bridge": "false"}
     graph = Graph(launch_file, arguments, tmp_path_factory.mktemp("graph"))
     os.environ.update(graph.environment)

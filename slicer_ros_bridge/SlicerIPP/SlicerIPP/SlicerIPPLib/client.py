@@ -165,7 +165,6 @@ class IppClient:
         dealer.maxmsgsize = ipp.MAX_BUFFER_BYTES
         _secure(dealer, self._keys)
         monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
-        self._tell("state", CONNECTING)
         try:
             dealer.connect(self._address)
             self._serve(dealer, monitor)
@@ -178,8 +177,9 @@ class IppClient:
         finally:
             self._drop_file()
             dealer.disable_monitor()
-            dealer.close()
-            context.term()
+            monitor.close()
+            # The goodbye gets a moment to leave.
+            context.destroy(linger=200)
 
     def _serve(self, dealer: Any, monitor: Any) -> None:
         zmq = self._zmq

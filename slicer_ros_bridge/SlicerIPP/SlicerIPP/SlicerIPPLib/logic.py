@@ -136,6 +136,8 @@ class SlicerIPPLogic:
             self._client = IppClient(address, self._name, keys_folder, self._mailbox.wake)
         except ValueError as error:
             self._complain(str(error))
+            return
+        self._set_state(ipp_client.CONNECTING)
 
     def disconnect(self) -> None:
         if self._client:

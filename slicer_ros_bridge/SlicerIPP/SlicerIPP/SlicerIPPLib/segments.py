@@ -75,7 +75,7 @@ class SegmentWriter:
         y0, y1, x0, x1 = box
         change = _Change(node.GetID(), segment_id, axis, index, box, _packed(plane[y0:y1, x0:x1] == label))
         plane[y0:y1, x0:x1] = np.where(mask[y0:y1, x0:x1], label, 0)
-        _modified(image)
+        _modified(node, segment_id, image)
         self._undo.append(change)
         self._redo.clear()
 
@@ -128,7 +128,7 @@ class SegmentWriter:
                 pixels.shape
             )
             pixels[...] = np.where(bits, label, 0)
-            _modified(image)
+            _modified(node, change.segment_id, image)
             return True
         return False
 
@@ -216,10 +216,19 @@ def _take(layer: np.ndarray, axis: int, index: int) -> np.ndarray:
     return layer[tuple(selection)]
 
 
-def _modified(image: object) -> None:
+def _modified(node: object, segment_id: str, image: object) -> None:
+    """Tell the views, once."""
+    segmentation = node.GetSegmentation()
+    told: list[bool] = []
+    observer = segmentation.AddObserver(
+        segmentation.SourceRepresentationModified, lambda *_: told.append(True)
+    )
     image.GetPointData().GetScalars().Modified()
-    # Its segmentation hears it and tells the views.
     image.Modified()
+    segmentation.RemoveObserver(observer)
+    # Whether a segmentation listens to its labelmap depends on how the labelmap came into it.
+    if not told:
+        segmentation.InvokeEvent(segmentation.SourceRepresentationModified, segment_id)
 
 
 def _packed(mask: np.ndarray) -> bytes:

@@ -1,0 +1,482 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Slicer-IPP's real logic on a real MRML scene, against the real bridge and graph in other processes."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slicer.util
+import vtk
+from bridge_process import BridgeProcess
+from slicer_scene import SlicerScene, numpy_matrix, positions, vtk_matrix
+
+from samm_ros.demo.client import GraphClient
+from samm_ros.geometry import Plane, VolumeGeometry
+from samm_ros.prompts import PixelPrompt
+from samm_ros.volume import Volume, Window
+
+pytestmark = pytest.mark.xdist_group("graph")
+
+# What LiteMedSAM segments well in the MNI brain, by view: IJK of the slice, and the box in its pixels.
+BOXES = {
+    "Red": (2, 35, (36, 110, 82, 162)),
+    "Green": (1, 100, (82, 8, 116, 75)),
+    "Yellow": (0, 98, (84, 2, 120, 68)),
+}
+PLANES = {"Red": Plane.AXIAL, "Green": Plane.CORONAL, "Yellow": Plane.SAGITTAL}
+
+
+def _turned(degrees: float, axis: tuple[float, float, float]) -> np.ndarray:
+    transform = vtk.vtkTransform()
+    transform.RotateWXYZ(degrees, *axis)
+    return numpy_matrix(transform.GetMatrix())
+
+
+@pytest.fixture(scope="module")
+def bridge(
+    shared_graph: str, mni_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BridgeProcess]:
+    with BridgeProcess(shared_graph, tmp_path_factory.mktemp("bridge")) as bridge:
+        yield bridge
+    with GraphClient(shared_graph, "after") as client:
+        client.load(mni_path)
+
+
+@pytest.fixture
+def slicer_ipp(bridge: BridgeProcess) -> Iterator[SlicerScene]:
+    """Connected, with an empty scene."""
+    with SlicerScene() as scene:
+        scene.connect(bridge.ports["IPP/2"])
+        yield scene
+
+
+@pytest.fixture
+def with_mni(slicer_ipp: SlicerScene, mni: Volume) -> SlicerScene:
+    """The MNI volume is loaded, and Red shows a slice of it with nothing marked."""
+    window = (mni.window.lower, mni.window.upper)
+    slicer_ipp.add_volume(mni.voxels, mni.geometry.ijk_to_ras, window)
+    slicer_ipp.show("Red", 2, 35, mni.geometry.ijk_to_ras)
+    slicer_ipp.load()
+    return slicer_ipp
+
+
+def _box(scene: SlicerScene, view: str, ijk_to_world: np.ndarray, grow: float = 0.0) -> None:
+    """Mark the view's box, and show its slice."""
+    axis, index, (x0, y0, x1, y1) = BOXES[view]
+    low, high = np.empty(3), np.empty(3)
+    low[[a for a in range(3) if a != axis]] = x0, y0
+    high[[a for a in range(3) if a != axis]] = x1 + grow, y1
+    low[axis], high[axis] = index - 2, index + 2
+    scene.parameters.view = view
+    scene.show(view, axis, index, ijk_to_world)
+    scene.parameters.box = scene.add_roi(low, high, ijk_to_world)
+    scene.logic.observe()
+
+
+def _expected(
+    lite_medsam, volume: Volume, axis: int, index: int, box: tuple[int, int, int, int]
+) -> np.ndarray:
+    """(N, 3) IJK of the voxels of the mask computed directly."""
+    plane = next(p for p in Plane if volume.geometry.axis(p) == axis)
+    (embedding,) = lite_medsam.encode([volume.slice_image(plane, index)])
+    mask = lite_medsam.decode(embedding, PixelPrompt(box_xyxy=np.float32(box))).mask
+    assert mask.sum() > 100
+    return np.rint(volume.geometry.ijk_of(np.argwhere(mask)[:, ::-1], plane, index)).astype(int)
+
+
+def _assert_same_places(found: np.ndarray, wanted: np.ndarray) -> None:
+    """Two sets of positions in the world, equal but for what another number of threads rounds the other way."""
+    found_set, wanted_set = (
+        {tuple(p) for p in np.rint(points * 100).astype(int)} for points in (found, wanted)
+    )
+    assert len(found_set ^ wanted_set) <= 0.01 * len(wanted_set), (
+        f"{len(found_set)} voxels, wanted {len(wanted_set)}"
+    )
+
+
+@pytest.mark.parametrize("view", BOXES)
+def test_a_box_gives_the_right_voxels_in_each_view(
+    with_mni: SlicerScene, mni: Volume, lite_medsam, view: str
+) -> None:
+    _box(with_mni, view, mni.geometry.ijk_to_ras)
+    with_mni.spin_until(lambda: with_mni.logic.score is not None)
+    ijk = _expected(lite_medsam, mni, *BOXES[view])
+    _assert_same_places(with_mni.voxels(), positions(mni.geometry.ijk_to_ras, ijk))
+    with_mni.spin_until(lambda: with_mni.logic.latency)
+    assert set(with_mni.logic.latency) == {"SND_INF", "RCV_INF", "CPL_INF", "RCV_MSK", "APL_MSK", "total"}
+
+
+@pytest.mark.parametrize("kind", ["sagittal acquired", "oblique", "transformed"])
+def test_volumes_that_lie_otherwise_get_the_right_voxels(
+    slicer_ipp: SlicerScene, mni: Volume, lite_medsam, kind: str
+) -> None:
+    voxels, ijk_to_ras, transform = mni.voxels, mni.geometry.ijk_to_ras, np.eye(4)
+    axis, index, box = BOXES["Yellow"]
+    view = "Yellow"
+    if kind == "sagittal acquired":
+        # K runs to the right, I from back to front, J upwards.
+        voxels = np.ascontiguousarray(mni.voxels.transpose(2, 0, 1))
+        ijk_to_ras = ijk_to_ras[:, [1, 2, 0, 3]]
+        axis = 2
+    elif kind == "oblique":
+        ijk_to_ras = _turned(20, (1, 2, 3)) @ ijk_to_ras
+    else:
+        # By a quarter: what the graph calls sagittal is what the user sees as coronal.
+        transform = _turned(90, (0, 0, 1)) @ np.diag([1.0, 1.0, 1.0, 1.0])
+        transform[:3, 3] = (5, -7, 11)
+        view = "Green"
+    slicer_ipp.add_volume(voxels, ijk_to_ras, (mni.window.lower, mni.window.upper))
+    if kind == "transformed":
+        node = slicer_ipp.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        node.SetMatrixTransformToParent(vtk_matrix(transform))
+        slicer_ipp.parameters.volume.SetAndObserveTransformNodeID(node.GetID())
+    to_world = transform @ ijk_to_ras
+    slicer_ipp.load()
+
+    low, high = np.empty(3), np.empty(3)
+    inside = [a for a in range(3) if a != axis]
+    low[inside], high[inside] = box[:2], box[2:]
+    low[axis], high[axis] = index - 1, index + 1
+    slicer_ipp.parameters.view = view
+    slicer_ipp.show(view, axis, index, to_world)
+    slicer_ipp.parameters.box = slicer_ipp.add_roi(low, high, to_world)
+    slicer_ipp.logic.observe()
+    slicer_ipp.spin_until(lambda: slicer_ipp.logic.score is not None)
+
+    geometry = VolumeGeometry(voxels.shape[::-1], ijk_to_ras)
+    volume = Volume(voxels, geometry, Window(mni.window.lower, mni.window.upper), "", "", "")
+    ijk = _expected(lite_medsam, volume, axis, index, box)
+    _assert_same_places(slicer_ipp.voxels(), positions(to_world, ijk))
+
+
+def test_fiducials_in_ras_reach_a_model_that_takes_points(with_mni: SlicerScene, mni: Volume) -> None:
+    """MobileSAM with weights by chance: its masks mean nothing, but only the same points give the same one."""
+    import torch
+
+    from samm_ros.models import load_model
+    from samm_ros.models.mobile_sam import MobileSam
+    from samm_ros.models.weights import WEIGHTS
+
+    folder = Path(os.environ["SAMM_HOME"]) / "weights"
+    folder.mkdir(exist_ok=True)
+    path = folder / WEIGHTS["mobile_sam"].file_name
+    torch.manual_seed(3)
+    torch.save(MobileSam.build(None, "mobile_sam").state_dict(), path)
+    direct = load_model("mobile_sam", path, device="cpu")
+    to_ras = mni.geometry.ijk_to_ras
+    inside, outside = np.array([[60.0, 130.0, 35.0]]), np.array([[120.0, 60.0, 35.0]])
+
+    with_mni.logic.select_model("mobile_sam")
+    with_mni.spin_until(lambda: (with_mni.logic.model or {}).get("takes_points"), 120)
+    try:
+        with_mni.parameters.positive = with_mni.add_points(positions(to_ras, inside))
+        with_mni.parameters.negative = with_mni.add_points(positions(to_ras, outside))
+        with_mni.logic.observe()
+        with_mni.spin_until(lambda: with_mni.logic.score is not None, 120)
+        found = with_mni.voxels()
+    finally:
+        with_mni.logic.select_model("lite_medsam")
+        with_mni.spin_until(lambda: (with_mni.logic.model or {}).get("name") == "lite_medsam", 120)
+
+    (embedding,) = direct.encode([mni.slice_image(Plane.AXIAL, 35)])
+    points = np.float32([inside[0, :2], outside[0, :2]])
+    wanted, swapped = (
+        direct.decode(embedding, PixelPrompt(xy, np.uint8([1, 0]))).mask for xy in (points, points[:, ::-1])
+    )
+    assert (wanted != swapped).any(), "a mask that does not depend on the points shows nothing"
+    ijk = mni.geometry.ijk_of(np.argwhere(wanted)[:, ::-1], Plane.AXIAL, 35)
+    _assert_same_places(found, positions(to_ras, ijk))
+
+
+def test_while_a_box_is_dragged_its_newest_place_wins(
+    with_mni: SlicerScene, mni: Volume, lite_medsam
+) -> None:
+    axis, index, (x0, y0, x1, y1) = BOXES["Red"]
+    _box(with_mni, "Red", mni.geometry.ijk_to_ras)
+    with_mni.spin_until(lambda: with_mni.logic.score is not None)
+    masks = []
+    with_mni.logic.changed.append(lambda what: masks.append(what) if what == "mask" else None)
+    roi = with_mni.parameters.box
+    for grow in range(1, 61):
+        low, high = np.array([x0, y0, index - 2.0]), np.array([x1 + grow / 4, y1, index + 2.0])
+        centre = positions(mni.geometry.ijk_to_ras, [(low + high) / 2])[0]
+        roi.SetCenter(*centre)
+        roi.SetSize(*(high - low))
+        with_mni.logic.process_events()
+    newest = next(reversed(with_mni.logic._asked[0]))
+    with_mni.spin_until(lambda: with_mni.logic._applied.get(0, 0) >= newest)
+    assert len(masks) < 60, "every place was answered: prompts queued"
+    ijk = _expected(lite_medsam, mni, axis, index, (x0, y0, x1 + 15, y1))
+    _assert_same_places(with_mni.voxels(), positions(mni.geometry.ijk_to_ras, ijk))
+
+
+def test_a_mask_that_comes_late_for_another_slice_is_never_applied(
+    with_mni: SlicerScene, mni: Volume
+) -> None:
+    to_ras = mni.geometry.ijk_to_ras
+    _box(with_mni, "Red", to_ras)
+    with_mni.logic.prompt()
+    with_mni.show("Red", 2, 36, to_ras)
+    with_mni.logic.prompt()
+    newest = next(reversed(with_mni.logic._asked[0]))
+    with_mni.spin_until(lambda: with_mni.logic._applied.get(0, 0) >= newest)
+    slices = np.unique(np.rint(with_mni.voxels()[:, 2] - to_ras[2, 3]))
+    assert slices.tolist() == [36]
+
+
+def test_a_frozen_slice_keeps_its_mask(with_mni: SlicerScene, mni: Volume) -> None:
+    _box(with_mni, "Red", mni.geometry.ijk_to_ras)
+    with_mni.spin_until(lambda: with_mni.logic.score is not None)
+    before = with_mni.voxels()
+    with_mni.logic.freeze(True)
+    assert with_mni.logic.is_frozen()
+    _box(with_mni, "Red", mni.geometry.ijk_to_ras, grow=20)
+    with_mni.spin_until(lambda: "frozen" in with_mni.logic.objection)
+    np.testing.assert_array_equal(with_mni.voxels(), before)
+    with_mni.logic.freeze(False)
+    with_mni.spin_until(lambda: len(with_mni.voxels()) != len(before))
+
+
+def test_undo_and_redo_change_the_node(with_mni: SlicerScene, mni: Volume) -> None:
+    assert not with_mni.logic.can_undo
+    _box(with_mni, "Red", mni.geometry.ijk_to_ras)
+    with_mni.spin_until(lambda: with_mni.logic.score is not None)
+    with_mni.parameters.live = False
+    before = len(with_mni.voxels())
+    while with_mni.logic.can_undo:
+        with_mni.logic.undo()
+    assert len(with_mni.voxels()) == 0
+    while with_mni.logic.can_redo:
+        with_mni.logic.redo()
+    assert len(with_mni.voxels()) == before
+
+
+def test_points_elsewhere_are_named_and_not_sent(with_mni: SlicerScene, mni: Volume) -> None:
+    to_ras = mni.geometry.ijk_to_ras
+    with_mni.parameters.positive = with_mni.add_points(
+        positions(to_ras, [(60, 130, 50), (5000, 0, 35), (60, 130, 35)])
+    )
+    with_mni.logic.observe()
+    with_mni.spin_until(lambda: "P-" in with_mni.logic.objection)
+    objection = with_mni.logic.objection
+    assert "P-1 is on slice 50, Red shows slice 35" in objection
+    assert "P-2 lies outside the volume" in objection
+    assert "takes no points" in objection
+    assert not with_mni.logic._asked[0]
+
+
+def test_propagation_follows_the_structure_and_a_roi_gives_each_slice(
+    with_mni: SlicerScene, mni: Volume
+) -> None:
+    to_ras = mni.geometry.ijk_to_ras
+    _box(with_mni, "Red", to_ras)
+    with_mni.spin_until(lambda: with_mni.logic.score is not None)
+    with_mni.logic.propagate(1)
+    assert "under way" in with_mni.logic.reasons()["propagate"]
+    with_mni.spin_until(
+        lambda: with_mni.logic.progress == (2, 2) and not with_mni.logic.reasons()["propagate"]
+    )
+    assert np.unique(np.rint(with_mni.voxels()[:, 2] - to_ras[2, 3])).tolist() == [34, 35, 36]
+
+    with_mni.logic.add_segment("roi")
+    with_mni.parameters.live = False
+    with_mni.parameters.roi = with_mni.add_roi((36, 110, 34.6), (82, 162, 36.4), to_ras)
+    with_mni.logic.observe()
+    with_mni.logic.segment_roi()
+    with_mni.spin_until(
+        lambda: with_mni.logic.progress == (2, 2) and not with_mni.logic.reasons()["segment_roi"]
+    )
+    assert np.unique(np.rint(with_mni.voxels()[:, 2] - to_ras[2, 3])).tolist() == [35, 36]
+
+
+def test_the_graph_follows_the_volumes_window(with_mni: SlicerScene) -> None:
+    with_mni.logic.apply_window_preset("ct_brain")
+    with_mni.spin_until(lambda: with_mni.logic._graph_volume["window"] == [0.0, 80.0])
+    for upper in range(100, 140):
+        with_mni.parameters.volume.GetDisplayNode().SetWindowLevelMinMax(10, upper)
+        with_mni.logic.process_events()
+    with_mni.spin_until(lambda: with_mni.logic._graph_volume["window"] == [10.0, 139.0])
+
+
+def test_holes_and_islands_are_removed_on_request(with_mni: SlicerScene) -> None:
+    from SlicerIPPLib.logic import _Asked
+
+    mask = np.zeros((20, 20), bool)
+    mask[2:9, 2:9] = True
+    mask[5, 5] = False
+    mask[15:17, 15:17] = True
+    logic, p = with_mni.logic, with_mni.parameters
+    at_island = _Asked(1, "", Plane.AXIAL, 2, 0, "", ((15.0, 16.0),))
+    with_box = _Asked(1, "", Plane.AXIAL, 2, 0, "")
+    assert logic._cleaned(mask, with_box) is mask
+    p.remove_holes = True
+    assert logic._cleaned(mask, with_box).sum() == mask.sum() + 1
+    p.remove_islands = True
+    assert logic._cleaned(mask, with_box).sum() == 49
+    assert logic._cleaned(mask, at_island).sum() == 4
+
+
+def test_the_users_own_segments_and_markups_are_left_alone(with_mni: SlicerScene, mni: Volume) -> None:
+    scene = with_mni.scene
+    other = scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "the user's")
+    mine = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "mine")
+    mine.GetSegmentation().AddEmptySegment("kept", "kept", (0.1, 0.2, 0.3))
+    with_mni.parameters.segmentation = mine
+    count = scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode")
+    _box(with_mni, "Red", mni.geometry.ijk_to_ras)
+    with_mni.spin_until(lambda: with_mni.logic.score is not None)
+    assert scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode") == count + 1
+    assert scene.GetNodeByID(other.GetID()) is other
+    kept = mine.GetSegmentation().GetSegment("kept")
+    assert (kept.GetName(), kept.GetColor()) == ("kept", (0.1, 0.2, 0.3))
+    assert with_mni.parameters.segment_id != "kept", "a segment that the user did not choose was written"
+
+
+def test_two_slicers_at_once_get_each_their_own(
+    with_mni: SlicerScene, bridge: BridgeProcess, mni: Volume
+) -> None:
+    from SlicerIPPLib.logic import SlicerIPPLogic
+    from SlicerIPPLib.parameters import Parameters
+
+    to_ras = mni.geometry.ijk_to_ras
+    _box(with_mni, "Red", to_ras)
+    second = SlicerIPPLogic(
+        with_mni.scene, Parameters(volume=with_mni.parameters.volume), with_mni.slices.get
+    )
+    try:
+        second.connect(f"tcp://127.0.0.1:{bridge.ports['IPP/2']}")
+
+        def both(condition) -> None:
+            with_mni.spin_until(lambda: second.process_events() or condition())
+
+        both(lambda: second.state == "connected" and second.model)
+        second.load_volume()
+        both(lambda: not second.reasons()["prompt"])
+        second.parameters.box = with_mni.add_roi((110, 110, 33), (160, 165, 37), to_ras)
+        second.observe()
+        both(lambda: second.score is not None and with_mni.logic.score is not None)
+        columns = with_mni.voxels()[:, 0] - to_ras[0, 3]
+        assert 26 <= columns.min() <= columns.max() <= 92
+        theirs = second.parameters.segmentation
+        with_mni.parameters.segmentation, with_mni.parameters.segment_id = (
+            theirs,
+            second.parameters.segment_id,
+        )
+        columns = with_mni.voxels()[:, 0] - to_ras[0, 3]
+        assert 100 <= columns.min() <= columns.max() <= 170
+    finally:
+        second.close()
+
+
+def test_a_bridge_that_was_killed_is_found_again_with_everything_kept(
+    shared_graph: str, mni: Volume, mni_path: Path, tmp_path: Path
+) -> None:
+    from test_bridge import _free_ports
+
+    ports = _free_ports()
+    bridge = BridgeProcess(shared_graph, tmp_path)
+    bridge.start(ports)
+    to_ras = mni.geometry.ijk_to_ras
+    try:
+        with SlicerScene() as scene:
+            scene.connect(ports["IPP/2"])
+            scene.add_volume(mni.voxels, to_ras, (mni.window.lower, mni.window.upper))
+            scene.load()
+            _box(scene, "Red", to_ras)
+            scene.spin_until(lambda: scene.logic.score is not None)
+            before = scene.voxels()
+            bridge.kill()
+            scene.spin_until(lambda: scene.logic.state == "lost")
+            np.testing.assert_array_equal(scene.voxels(), before)
+            assert "Connect" in scene.logic.reasons()["prompt"]
+            bridge.start(ports)
+            # Nobody presses anything: what is marked is asked for again.
+            scene.logic.score = None
+            scene.spin_until(lambda: scene.logic.state == "connected" and scene.logic.score is not None)
+    finally:
+        bridge.stop()
+    with GraphClient(shared_graph, "after") as client:
+        client.load(mni_path)
+
+
+def test_closing_the_scene_in_mid_prompt_loses_no_control(with_mni: SlicerScene, mni: Volume) -> None:
+    _box(with_mni, "Red", mni.geometry.ijk_to_ras)
+    with_mni.logic.prompt()
+    with_mni.scene.Clear(False)
+    with_mni.logic.process_events()
+    p = with_mni.parameters
+    assert (p.volume, p.box, p.segmentation) == (None, None, None)
+    assert with_mni.logic.reasons()["load"] == "Choose a volume first."
+    dropped = with_mni.logic.dropped
+    with_mni.spin_until(lambda: with_mni.logic.dropped > dropped or with_mni.logic.round_trip_ms is not None)
+
+
+def test_what_cannot_be_taken_is_refused_in_a_sentence(slicer_ipp: SlicerScene, mni: Volume) -> None:
+    colours = slicer_ipp.scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "16-bit colours")
+    slicer.util.updateVolumeFromArray(colours, np.zeros((3, 4, 5, 3), np.int16))
+    slicer_ipp.parameters.volume = colours
+    slicer_ipp.logic.observe()
+    slicer_ipp.logic.load_volume()
+    assert "Cast Scalar Volume" in slicer_ipp.logic.log[-1]
+    grid = slicer_ipp.scene.AddNewNodeByClass("vtkMRMLGridTransformNode")
+    slicer_ipp.parameters.volume.SetAndObserveTransformNodeID(grid.GetID())
+    assert "not linear" in slicer_ipp.logic.reasons()["load"]
+
+
+def test_no_call_of_the_gui_waits_for_a_bridge_that_is_away() -> None:
+    """Whatever is pressed: a thread that is not served cannot be waited for."""
+    with SlicerScene() as scene:
+        logic = scene.logic
+        scene.add_volume(np.zeros((3, 4, 5), np.int16), np.eye(4), (0, 1))
+        for connect in (False, True):
+            if connect:
+                logic.connect("tcp://127.0.0.1:1")
+            for act in (
+                logic.load_volume,
+                logic.prompt,
+                logic.embed_all,
+                logic.cancel_embed,
+                lambda: logic.propagate(3),
+                logic.segment_roi,
+                logic.stop,
+                logic.undo,
+                logic.redo,
+                lambda: logic.freeze(True),
+                lambda: logic.select_model("vit_b"),
+                lambda: logic.save_in_graph("x.nrrd"),
+                logic.process_events,
+            ):
+                act()
+        assert logic.log
+        assert any(thread.name == "Slicer-IPP" for thread in threading.enumerate())
+        logic.disconnect()
+        assert not any(thread.name == "Slicer-IPP" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(
+    ("port", "sentence"), [("IPP/2", "All is well"), ("SAMM", "8800"), ("none", "Nothing listens")]
+)
+def test_testing_the_connection_says_what_is_wrong(
+    slicer_ipp: SlicerScene, bridge: BridgeProcess, port, sentence
+) -> None:
+    said = []
+    number = bridge.ports.get(port, 1)
+    slicer_ipp.logic.test_connection(f"tcp://127.0.0.1:{number}", "", said.append)
+    slicer_ipp.spin_until(lambda: said)
+    assert sentence in said[0]
+    slicer_ipp.logic.test_connection("nonsense", "/absent", said.append)
+    slicer_ipp.spin_until(lambda: len(said) > 1)
+    assert "/absent lacks client.key_secret" in said[1]
+
+
+def test_every_control_says_why_it_cannot_act() -> None:
+    with SlicerScene() as scene:
+        reasons = scene.logic.reasons()
+        assert reasons["prompt"] == "Connect to the bridge first."
+        assert not reasons["connect"]
+        assert all(reason == "" or reason.endswith(".") for reason in reasons.values())
