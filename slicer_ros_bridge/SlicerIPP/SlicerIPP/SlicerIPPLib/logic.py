@@ -23,6 +23,17 @@ import vtk
 
 from . import client as ipp_client
 from .client import IppClient, Mailbox
+from .nodes import (
+    array_of,
+    display_window,
+    geometry_of,
+    ijk_to_ras,
+    is_bent,
+    placed_points,
+    printable,
+    roi_corners,
+    to_world,
+)
 from .segments import SegmentWriter
 from .shared import ipp
 from .shared.errors import SammError, VolumeError
@@ -286,13 +297,13 @@ class SlicerIPPLogic:
             raise VolumeError(
                 f"{volume.GetName()} has {components} × {voxels.dtype.name} a voxel; cast it to float (module Cast Scalar Volume)."
             )
-        window = _window(volume)
+        window = display_window(volume)
         description = {
-            "name": _printable(volume.GetName() or "", ipp.MAX_TEXT),
+            "name": printable(volume.GetName() or "", ipp.MAX_TEXT),
             "shape_kji": list(voxels.shape[:3]),
             "components": components,
             "dtype": voxels.dtype.name,
-            "ijk_to_ras": _ijk_to_ras(volume).ravel().tolist(),
+            "ijk_to_ras": ijk_to_ras(volume).ravel().tolist(),
             "window": list(window) if window else None,
         }
         return description, voxels
@@ -315,7 +326,7 @@ class SlicerIPPLogic:
         volume = self.parameters.volume
         if volume is None or not self._is_ours() or self._window_waits or self.state != ipp_client.CONNECTED:
             return
-        window = _window(volume)
+        window = display_window(volume)
         if window is None or window == self._sent_window:
             return
         self._sent_window, self._window_waits = window, True
@@ -399,7 +410,7 @@ class SlicerIPPLogic:
             uid=asked.uid,
             plane=int(asked.plane),
             index=asked.index,
-            segment=_printable(segment.GetName() or segment_id, ipp.MAX_NAME),
+            segment=printable(segment.GetName() or segment_id, ipp.MAX_NAME),
             **prompt,
         )
 
@@ -407,7 +418,7 @@ class SlicerIPPLogic:
         """The points and the box on a slice, in its pixels; None when there is nothing to send. Sets `objection`."""
         points, labels, left_out = [], [], []
         for node, label in ((self.parameters.positive, 1), (self.parameters.negative, 0)):
-            for name, position in _points(node):
+            for name, position in placed_points(node):
                 ijk = place.geometry.index_of(position)
                 across, pixel = place.geometry.pixel_of(ijk, place.plane)
                 if not ((ijk[0] >= -0.5) & (ijk[0] <= np.array(place.geometry.dimensions) - 0.5)).all():
@@ -442,7 +453,7 @@ class SlicerIPPLogic:
 
     def _box_on(self, roi: Any, place: _Place, left_out: list[str]) -> list[float] | None:
         """A ROI's extent on a slice, x min, y min, x max, y max; None when it does not cross it."""
-        corners = _corners(roi)
+        corners = roi_corners(roi)
         if corners is None:
             return None
         across, pixels = place.geometry.pixel_of(place.geometry.index_of(corners), place.plane)
@@ -466,7 +477,7 @@ class SlicerIPPLogic:
         """What the chosen view shows; raises VolumeError when that is none of the volume's slices."""
         geometry = self._geometry()
         plane = PLANES[self.parameters.view]
-        slice_to_ras = _array_of(self._slice_node(self.parameters.view).GetSliceToRAS())
+        slice_to_ras = array_of(self._slice_node(self.parameters.view).GetSliceToRAS())
         normal = slice_to_ras[:3, 2] / np.linalg.norm(slice_to_ras[:3, 2])
         middle = geometry.position_of((np.array(geometry.dimensions) - 1) / 2)[0]
         # Where the view's plane passes the volume's middle: panning the view does not move it.
@@ -484,13 +495,12 @@ class SlicerIPPLogic:
         voxels = volume.GetImageData()
         if voxels is None:
             raise VolumeError(f"{volume.GetName()} has no voxels; choose another volume.")
-        return VolumeGeometry(voxels.GetDimensions(), _to_world(volume) @ _ijk_to_ras(volume))
+        return geometry_of(voxels.GetDimensions(), (to_world(volume) @ ijk_to_ras(volume)).tobytes())
 
     def _graph_plane(self, place: _Place) -> Plane:
         """The plane with the same IJK axis in the graph's geometry, which knows no transforms."""
-        graph = VolumeGeometry(
-            tuple(self._graph_volume["dimensions"]), np.reshape(self._graph_volume["ijk_to_ras"], (4, 4))
-        )
+        matrix = np.array(self._graph_volume["ijk_to_ras"], np.float64)
+        graph = geometry_of(tuple(self._graph_volume["dimensions"]), matrix.tobytes())
         return next(plane for plane in Plane if graph.axis(plane) == place.axis)
 
     def _key(self, place: _Place) -> tuple[str, int, int]:
@@ -572,7 +582,7 @@ class SlicerIPPLogic:
     def _grid(self, node: Any) -> tuple[tuple[int, int, int], np.ndarray]:
         """The volume's dimensions and IJK to the segmentation node's own space."""
         geometry = self._geometry()
-        return geometry.dimensions, np.linalg.inv(_to_world(node)) @ geometry.ijk_to_ras
+        return geometry.dimensions, np.linalg.inv(to_world(node)) @ geometry.ijk_to_ras
 
     def _cleaned(self, mask: np.ndarray, asked: _Asked) -> np.ndarray:
         if not (self.parameters.remove_holes or self.parameters.remove_islands) or not mask.any():
@@ -621,7 +631,7 @@ class SlicerIPPLogic:
             return
         place = self._place()
         across, _ = place.geometry.pixel_of(
-            place.geometry.index_of(_corners(self.parameters.roi)), place.plane
+            place.geometry.index_of(roi_corners(self.parameters.roi)), place.plane
         )
         last = place.geometry.slice_count(place.plane) - 1
         steps = []
@@ -812,7 +822,7 @@ class SlicerIPPLogic:
         connected = "" if self.state == ipp_client.CONNECTED else "Connect to the bridge first."
         model = "" if self.model else "The graph has no model yet; it is starting."
         volume = "" if p.volume is not None else "Choose a volume first."
-        if p.volume is not None and _is_bent(p.volume):
+        if p.volume is not None and is_bent(p.volume):
             volume = "The volume's transform is not linear: harden it (module Transforms) first."
         loading = "The volume is on its way." if self._is_loading else ""
         loaded = (
@@ -908,31 +918,6 @@ class SlicerIPPLogic:
             changed(what)
 
 
-def _points(node: Any) -> list[tuple[str, np.ndarray]]:
-    """The placed control points of a markups node: label and (3,) position in the world."""
-    points = []
-    for n in range(node.GetNumberOfControlPoints() if node else 0):
-        if node.GetNthControlPointPositionStatus(n) == node.PositionDefined:
-            position = [0.0, 0.0, 0.0]
-            node.GetNthControlPointPositionWorld(n, position)
-            points.append(
-                (node.GetNthControlPointLabel(n) or f"{node.GetName()} {n + 1}", np.array(position))
-            )
-    return points
-
-
-def _corners(roi: Any) -> np.ndarray | None:
-    """(8, 3) corners of a ROI in the world, its own rotation and transforms included; None when it is not placed."""
-    if roi is None or roi.GetNumberOfDefinedControlPoints() < 1:
-        return None
-    size = np.array(roi.GetSize())
-    if not (size > 0).any():
-        return None
-    signs = np.array(list(itertools.product((-0.5, 0.5), repeat=3)))
-    object_to_world = _array_of(roi.GetObjectToWorldMatrix())
-    return signs * size @ object_to_world[:3, :3].T + object_to_world[:3, 3]
-
-
 def _box_of(mask: np.ndarray, place: _Place) -> tuple[float, float, float, float] | None:
     """The box around a mask with PROPAGATE_MARGIN, within the slice; None for an empty mask."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -945,44 +930,3 @@ def _box_of(mask: np.ndarray, place: _Place) -> tuple[float, float, float, float
         float(min(columns[-1] + PROPAGATE_MARGIN, width - 1)),
         float(min(rows[-1] + PROPAGATE_MARGIN, height - 1)),
     )
-
-
-def _window(volume: Any) -> tuple[float, float] | None:
-    """Lower and upper end of the volume's display window; None without one."""
-    display = volume.GetDisplayNode()
-    if display is None or not hasattr(display, "GetWindowLevelMin"):
-        return None
-    lower, upper = float(display.GetWindowLevelMin()), float(display.GetWindowLevelMax())
-    return (lower, upper) if lower < upper else None
-
-
-def _ijk_to_ras(volume: Any) -> np.ndarray:
-    matrix = vtk.vtkMatrix4x4()
-    volume.GetIJKToRASMatrix(matrix)
-    return _array_of(matrix)
-
-
-def _is_bent(node: Any) -> bool:
-    transform = node.GetParentTransformNode()
-    return transform is not None and not transform.IsTransformToWorldLinear()
-
-
-def _to_world(node: Any) -> np.ndarray:
-    """(4, 4) from a node's own space to the world; raises VolumeError for a transform that is not linear."""
-    if _is_bent(node):
-        raise VolumeError(
-            f"The transform of {node.GetName()} is not linear: harden it (module Transforms) first."
-        )
-    transform = node.GetParentTransformNode()
-    matrix = vtk.vtkMatrix4x4()
-    if transform is not None:
-        transform.GetMatrixTransformToWorld(matrix)
-    return _array_of(matrix)
-
-
-def _array_of(matrix: Any) -> np.ndarray:
-    return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
-
-
-def _printable(text: str, longest: int) -> str:
-    return "".join(letter for letter in text if letter.isprintable())[:longest]

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What MRML nodes say, as arrays: positions and matrices in the world, windows, names."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import Any
+
+import numpy as np
+import vtk
+
+from .shared.errors import VolumeError
+from .shared.geometry import VolumeGeometry
+
+
+@functools.lru_cache(maxsize=8)
+def geometry_of(dimensions: tuple[int, int, int], ijk_to_world: bytes) -> VolumeGeometry:
+    """Made once: a drag asks for it a hundred times a second."""
+    return VolumeGeometry(dimensions, np.frombuffer(ijk_to_world).reshape(4, 4))
+
+
+def placed_points(node: Any) -> list[tuple[str, np.ndarray]]:
+    """The placed control points of a markups node: label and (3,) position in the world."""
+    points = []
+    for n in range(node.GetNumberOfControlPoints() if node else 0):
+        if node.GetNthControlPointPositionStatus(n) == node.PositionDefined:
+            position = [0.0, 0.0, 0.0]
+            node.GetNthControlPointPositionWorld(n, position)
+            points.append(
+                (node.GetNthControlPointLabel(n) or f"{node.GetName()} {n + 1}", np.array(position))
+            )
+    return points
+
+
+def roi_corners(roi: Any) -> np.ndarray | None:
+    """(8, 3) corners of a ROI in the world, its own rotation and transforms included; None when it is not placed."""
+    if roi is None or roi.GetNumberOfDefinedControlPoints() < 1:
+        return None
+    size = np.array(roi.GetSize())
+    if not (size > 0).any():
+        return None
+    signs = np.array(list(itertools.product((-0.5, 0.5), repeat=3)))
+    object_to_world = array_of(roi.GetObjectToWorldMatrix())
+    return signs * size @ object_to_world[:3, :3].T + object_to_world[:3, 3]
+
+
+def display_window(volume: Any) -> tuple[float, float] | None:
+    """Lower and upper end of the volume's display window; None without one."""
+    display = volume.GetDisplayNode()
+    if display is None or not hasattr(display, "GetWindowLevelMin"):
+        return None
+    lower, upper = float(display.GetWindowLevelMin()), float(display.GetWindowLevelMax())
+    return (lower, upper) if lower < upper else None
+
+
+def ijk_to_ras(volume: Any) -> np.ndarray:
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    return array_of(matrix)
+
+
+def is_bent(node: Any) -> bool:
+    transform = node.GetParentTransformNode()
+    return transform is not None and not transform.IsTransformToWorldLinear()
+
+
+def to_world(node: Any) -> np.ndarray:
+    """(4, 4) from a node's own space to the world; raises VolumeError for a transform that is not linear."""
+    if is_bent(node):
+        raise VolumeError(
+            f"The transform of {node.GetName()} is not linear: harden it (module Transforms) first."
+        )
+    transform = node.GetParentTransformNode()
+    matrix = vtk.vtkMatrix4x4()
+    if transform is not None:
+        transform.GetMatrixTransformToWorld(matrix)
+    return array_of(matrix)
+
+
+def array_of(matrix: Any) -> np.ndarray:
+    return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
+
+
+def printable(text: str, longest: int) -> str:
+    return "".join(letter for letter in text if letter.isprintable())[:longest]
