@@ -277,7 +277,7 @@ class EmbeddingEngine:
         if not self._store:
             return None
         try:
-            return self._store.load(key, model.device)
+            return self._store.load(key, model)
         except CacheError as error:
             logger.warning("%s", error)
             return None
