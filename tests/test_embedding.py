@@ -160,11 +160,11 @@ def test_a_slice_asked_for_again_while_it_is_encoded_is_encoded_once(
     encoding, asked_again = threading.Event(), threading.Event()
     encode, calls = lite_medsam.encode, []
 
-    def encode_when_asked_again(images: list) -> list[Embedding]:
+    def encode_when_asked_again(images: list, ahead: bool = False) -> list[Embedding]:
         calls.append(len(images))
         encoding.set()
         assert asked_again.wait(60)
-        return encode(images)
+        return encode(images, ahead)
 
     monkeypatch.setattr(lite_medsam, "encode", encode_when_asked_again)
     wish = SliceId(mni.uid, Plane.AXIAL, 50)

@@ -91,6 +91,10 @@ class SegmentationModel(ABC):
     """What computes it and in which precision, to show: "torch float32"."""
     fingerprint: str
     """Hexadecimal; names what embeddings depend on besides the slice: weights, preprocessing, backend, precision."""
+    sweepers: int = 1
+    """How many threads may embed ahead at once."""
+    batch: int = 1
+    """How many slices each of them encodes at once."""
     refused: tuple[str, ...] = ()
     """Why each backend that would have been taken before this one was not, a sentence each."""
 

@@ -37,23 +37,19 @@ class OpenVinoModel(SegmentationModel):
         self.name = name
         self.recipe = recipe
         self.backend = f"openvino {precision}"
-        self.cores = core_count()
+        self.sweepers = self._cores = core_count()
         self.fingerprint = hashlib.blake2b(
             f"{export.name} {recipe.version} {self.backend}".encode(), digest_size=16
         ).hexdigest()
         self._export = export
         self._precision = precision
         self._core = openvino.Core()
-        self._encoder = self._compile_encoder(self.cores, 1)
+        self._encoder = self._compile_encoder(self._cores, 1)
         self._ahead: _Pool | None = None
         self._ahead_lock = threading.Lock()
         # A box, or one point and its padding, is two tokens; of a fixed shape they decode a fifth faster.
         self._two_tokens = self._compile_decoder(2)
         self._any_tokens = self._compile_decoder(-1) if recipe.takes_points else self._two_tokens
-
-    @property
-    def sweepers(self) -> int:
-        return self.cores
 
     def encode(self, images: Sequence[np.ndarray], ahead: bool = False) -> list[Embedding]:
         return [self._encode(image, self._ahead_encoder() if ahead else self._encoder) for image in images]
@@ -86,7 +82,7 @@ class OpenVinoModel(SegmentationModel):
     def _ahead_encoder(self) -> _Pool:
         with self._ahead_lock:
             if self._ahead is None:
-                self._ahead = self._compile_encoder(1, self.cores)
+                self._ahead = self._compile_encoder(1, self._cores)
             return self._ahead
 
     def _compile_encoder(self, threads: int, streams: int) -> _Pool:
@@ -97,7 +93,7 @@ class OpenVinoModel(SegmentationModel):
         features, xy, labels = (each.partial_shape for each in graph.inputs)
         batch = 1 if tokens > 0 else -1
         graph.reshape({0: [1, *list(features)[1:]], 1: [batch, tokens, 2], 2: [batch, tokens]})
-        return _Pool(self._compile(graph, "float32", self.cores, 1), 1)
+        return _Pool(self._compile(graph, "float32", self._cores, 1), 1)
 
     def _compile(
         self, graph: str | openvino.Model, precision: str, threads: int, streams: int
