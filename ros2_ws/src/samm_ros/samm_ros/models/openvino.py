@@ -41,7 +41,7 @@ class OpenVinoModel(SegmentationModel):
         self.fingerprint = hashlib.blake2b(
             f"{export.name} {recipe.version} {self.backend}".encode(), digest_size=16
         ).hexdigest()
-        self._export = export
+        self.export = export
         self._precision = precision
         self._core = openvino.Core()
         self._encoder = self._compile_encoder(self._cores, 1)
@@ -89,7 +89,7 @@ class OpenVinoModel(SegmentationModel):
         return _Pool(self._compile("encoder", self._precision, threads, streams), streams)
 
     def _compile_decoder(self, tokens: int) -> _Pool:
-        graph = self._core.read_model(self._export / "decoder.xml")
+        graph = self._core.read_model(self.export / "decoder.xml")
         features, xy, labels = (each.partial_shape for each in graph.inputs)
         batch = 1 if tokens > 0 else -1
         graph.reshape({0: [1, *list(features)[1:]], 1: [batch, tokens, 2], 2: [batch, tokens]})
@@ -98,7 +98,7 @@ class OpenVinoModel(SegmentationModel):
     def _compile(
         self, graph: str | openvino.Model, precision: str, threads: int, streams: int
     ) -> openvino.CompiledModel:
-        source = self._export / f"{graph}.xml" if isinstance(graph, str) else graph
+        source = self.export / f"{graph}.xml" if isinstance(graph, str) else graph
         return self._core.compile_model(
             source,
             "CPU",
