@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -26,9 +24,6 @@ if TYPE_CHECKING:
 
 # The sweep begins no slice so soon after a prompt: where priorities do not decide (a GPU), it is then out of the way.
 SWEEP_PAUSE_S = 0.25
-# Of the threads that sweep. Not the lowest there is: such a thread holds Python's lock now and then, and must get to
-# release it even on a busy machine.
-SWEEP_NICENESS = 10
 _RATE_WINDOW = 32
 
 logger = logging.getLogger(__name__)
@@ -81,7 +76,7 @@ class _Session:
 class EmbeddingEngine:
     """The encoder, its cache and its order of work. Thread-safe.
 
-    One thread encodes what is asked for; as many as the model wants embed ahead, at a lower priority.
+    One thread encodes what is asked for; as many as the model wants embed ahead.
     on_progress is called from them after every slice; it must return at once.
     """
 
@@ -250,9 +245,6 @@ class EmbeddingEngine:
 
     def _embed_ahead(self, number: int) -> None:
         """A thread of the sweep: encodes what nobody waits for, whenever nobody waits."""
-        with contextlib.suppress(OSError, AttributeError):
-            # Linux has a niceness for each thread, and the threads that a library starts from this one inherit it.
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), SWEEP_NICENESS)
         while True:
             with self._wake:
                 while not (places := self._places_ahead(number)):

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from .base import Embedding, MaskResult, PixelPrompt, SegmentationModel
 from .checkpoint import content_hash, load_weights
 from .recipe import check_image
 
+_NICENESS = 10
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -48,6 +51,8 @@ class NetworkModel(SegmentationModel):
     def encode(self, images: Sequence[np.ndarray], ahead: bool = False) -> list[Embedding]:
         if not images:
             return []
+        if ahead and self.device.type == "cpu":
+            _yield_to_others()
         sizes = [check_image(image) for image in images]
         batch = torch.stack([torch.from_numpy(self.recipe.preprocess(image)) for image in images])
         with torch.inference_mode(), self._autocast():
@@ -100,6 +105,15 @@ class NetworkModel(SegmentationModel):
         if self.precision is torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.precision)
+
+
+def _yield_to_others() -> None:
+    """Lower the priority of this thread and of those that torch starts from it (Linux has one for each).
+
+    Not to the lowest there is: it holds Python's lock now and then, and must get to release it on a busy machine.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def resolve_device(device: str) -> torch.device:

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import logging
 import os
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,6 @@ from .base import Embedding, MaskResult, PixelPrompt, SegmentationModel
 from .parity import EMBEDDING_ERROR, Golden, check_parity
 from .recipe import Recipe, check_image
 
-logger = logging.getLogger(__name__)
-
 # The name of each precision, in OpenVINO and among the capabilities that it reports.
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -27,8 +26,8 @@ _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 class OpenVinoModel(SegmentationModel):
     """A model from an export. Features are kept in float16, pixel by pixel; the decoder computes in float32.
 
-    Two encoders share the export: one on all cores for a slice that somebody waits for, and one on a single core for
-    each thread that embeds ahead: in the caller's own thread, so that its priority is the encoder's.
+    Two encoders share the export: one on all cores for a slice that somebody waits for, and one with a thread for each
+    slice that is embedded ahead, which the kernel runs when nothing else is to be run.
     """
 
     device = "cpu"
@@ -82,7 +81,10 @@ class OpenVinoModel(SegmentationModel):
     def _ahead_encoder(self) -> _Pool:
         with self._ahead_lock:
             if self._ahead is None:
-                self._ahead = self._compile_encoder(1, self._cores)
+                # OpenVINO's threads inherit the policy of the one that compiles; Python's, which hold its lock now and
+                # then, stay as they are.
+                with ThreadPoolExecutor(1, initializer=_run_when_idle) as compiling:
+                    self._ahead = compiling.submit(self._compile_encoder, 1, self._cores).result()
             return self._ahead
 
     def _compile_encoder(self, threads: int, streams: int) -> _Pool:
@@ -145,6 +147,12 @@ def activate(name: str, recipe: Recipe, export: Path, precision: str | None) -> 
     model = OpenVinoModel(name, recipe, export, precision)
     check_parity(model, Golden.load(export / "golden.safetensors"), EMBEDDING_ERROR[precision])
     return model
+
+
+def _run_when_idle() -> None:
+    """Give this thread, and those that it starts, what processor time nobody else wants (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def core_count() -> int:
