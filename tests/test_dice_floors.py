@@ -38,6 +38,7 @@ FLOORS = [
 
 @pytest.fixture(scope="module")
 def model() -> SegmentationModel:
+    """On the backend that a user gets; test_backends.py holds it to the reference."""
     return load_model("lite_medsam", device="cpu")
 
 

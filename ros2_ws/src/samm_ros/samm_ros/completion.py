@@ -7,9 +7,10 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .cycle import MAX_CLIENTS, Answer, Request, refusal
 from .embedding.engine import EmbeddingSource, EncodedSlice
@@ -17,13 +18,16 @@ from .errors import NotReadyError, SammError
 from .mask_codec import MaskEncoding, encode_mask
 from .trace import Outcome
 
+if TYPE_CHECKING:
+    from .models.base import MaskResult
+
 logger = logging.getLogger(__name__)
 
 # Called from the loop's thread with the request, when work on it began (CLOCK_MONOTONIC, ns) and how it ended.
 OnEnded = Callable[[Request, "Answer | None", int, Outcome], None]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Client:
     """A client's newest request; taken once it is being decoded, and then its answer."""
 
@@ -103,43 +107,69 @@ class CompletionLoop:
                 self._wake.wait_for(lambda: self._ready or self._closed)
                 if self._closed:
                     return
-                # The client that has waited longest: the dictionary keeps the order of arrival.
-                client_id = next(iter(self._ready))
-                future, client = self._ready.pop(client_id), self._clients[client_id]
-                client.taken = True
+                # The client that has waited longest: the dictionary keeps the order of arrival. Who waits for the same
+                # slice is decoded with it.
+                slice_id = self._clients[next(iter(self._ready))].request.slice
+                together = {
+                    self._clients[client_id]: self._ready.pop(client_id)
+                    for client_id in list(self._ready)
+                    if self._clients[client_id].request.slice == slice_id
+                }
+                for client in together:
+                    client.taken = True
             started_ns = time.monotonic_ns()
-            try:
-                client.answer = self._answer(client.request, future)
-            except NotReadyError:
-                with self._wake:
-                    # Unknown again, so that the same cycle, sent again, is begun again.
-                    if self._clients.get(client_id) is client:
-                        del self._clients[client_id]
-                self._on_ended(client.request, None, started_ns, Outcome.DROPPED)
-                continue
-            self._on_ended(client.request, client.answer, started_ns, _outcome(client.answer))
+            for client, answer in self._answer(together):
+                client.answer = answer
+                if answer is None:
+                    with self._wake:
+                        # Unknown again, so that the same cycle, sent again, is begun again.
+                        if self._clients.get(client.request.client_id) is client:
+                            del self._clients[client.request.client_id]
+                    self._on_ended(client.request, None, started_ns, Outcome.DROPPED)
+                    continue
+                self._on_ended(client.request, answer, started_ns, _outcome(answer))
 
     @staticmethod
-    def _answer(request: Request, future: Future[EncodedSlice]) -> Answer:
-        try:
-            encoded = future.result()
-            encoded.model.check_prompt(request.prompt)
-            result = encoded.model.decode(encoded.embedding, request.prompt)
-        except NotReadyError:
-            raise
-        except SammError as error:
-            return refusal(request, str(error))
-        except Exception as error:  # the loop must outlive whatever one request does
-            logger.exception("Decoding cycle %d failed", request.cycle)
-            return refusal(request, f"The mask could not be computed: {error}")
-        return Answer(
-            request.cycle,
-            request.client_id,
-            request.segment,
-            request.slice,
-            request.shape,
-            encoded.model.name,
-            MaskEncoding.BITS_ZLIB,
-            encode_mask(result.mask, MaskEncoding.BITS_ZLIB),
-            result.score,
-        )
+    def _answer(together: dict[_Client, Future[EncodedSlice]]) -> Iterator[tuple[_Client, Answer | None]]:
+        """An answer for each client, None where the source is not ready; prompts on one embedding in one batch."""
+        batches: dict[EncodedSlice, list[_Client]] = {}
+        for client, future in together.items():
+            try:
+                encoded = future.result()
+                encoded.model.check_prompt(client.request.prompt)
+                batches.setdefault(encoded, []).append(client)
+            except NotReadyError:
+                yield client, None
+            except Exception as error:
+                yield client, _failure(client.request, error)
+        for encoded, clients in batches.items():
+            try:
+                results = encoded.model.decode_all(encoded.embedding, [c.request.prompt for c in clients])
+            except Exception as error:
+                for client in clients:
+                    yield client, _failure(client.request, error)
+                continue
+            for client, result in zip(clients, results, strict=True):
+                yield client, _answer_of(client.request, encoded.model.name, result)
+
+
+def _failure(request: Request, error: Exception) -> Answer:
+    """The loop must outlive whatever one request does."""
+    if isinstance(error, SammError):
+        return refusal(request, str(error))
+    logger.error("Decoding cycle %d failed", request.cycle, exc_info=error)
+    return refusal(request, f"The mask could not be computed: {error}")
+
+
+def _answer_of(request: Request, model: str, result: MaskResult) -> Answer:
+    return Answer(
+        request.cycle,
+        request.client_id,
+        request.segment,
+        request.slice,
+        request.shape,
+        model,
+        MaskEncoding.BITS_ZLIB,
+        encode_mask(result.mask, MaskEncoding.BITS_ZLIB),
+        result.score,
+    )

@@ -22,6 +22,10 @@ class ModelError(SammError):
     """A model or checkpoint that cannot be loaded."""
 
 
+class BackendError(ModelError):
+    """A backend that this machine lacks, or that does not agree with the reference; another one can be taken."""
+
+
 class MaskError(SammError):
     """A mask that is damaged or does not fit, or a segmentation that cannot be written."""
 

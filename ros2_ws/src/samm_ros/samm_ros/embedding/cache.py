@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..errors import CacheError
 from ..geometry import Plane
 from ..volume import Window
 
 if TYPE_CHECKING:
-    from ..models.base import Embedding
+    from ..models.base import Embedding, SegmentationModel
 
 GIB = 1024**3
-_FORMAT = "samm-embedding-1"
+_FORMAT = "samm-embedding-2"
 
 
 def scope_of(volume_uid: str, window: Window, fingerprint: str) -> str:
@@ -140,11 +142,10 @@ class EmbeddingStore:
 
     def save(self, key: EmbeddingKey, embedding: Embedding) -> None:
         """Write one embedding; raises CacheError when the disk does not take it."""
-        from safetensors.torch import save
+        from safetensors.numpy import save
 
-        features = embedding.features.detach().cpu().contiguous()
-        sizes = (*embedding.original_size, *embedding.input_size)
-        metadata = {"key": _identity(key), "sizes": " ".join(map(str, sizes))}
+        features = embedding.as_array()
+        metadata = {"key": _identity(key), "size": " ".join(map(str, embedding.original_size))}
         metadata["digest"] = _digest(features, metadata)
         path = self._path(key)
         try:
@@ -155,11 +156,9 @@ class EmbeddingStore:
         except OSError as error:
             raise CacheError(f"The embedding could not be saved to {path}: {error.strerror}.") from error
 
-    def load(self, key: EmbeddingKey, device: object) -> Embedding | None:
-        """Read one embedding onto a torch device; None when there is none, CacheError when it is damaged."""
+    def load(self, key: EmbeddingKey, model: SegmentationModel) -> Embedding | None:
+        """Read one embedding for its model; None when there is none, CacheError when it is damaged."""
         from safetensors import SafetensorError, safe_open
-
-        from ..models.base import Embedding
 
         path = self._path(key)
         if not path.exists():
@@ -168,15 +167,23 @@ class EmbeddingStore:
             f"The saved embedding {path} is damaged and is encoded anew; delete it to save it again."
         )
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(path, framework="np") as file:
                 metadata = file.metadata() or {}
                 features = file.get_tensor("features")
-        except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        except (
+            OSError,
+            SafetensorError,
+            ValueError,
+            RuntimeError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ) as error:
             raise damaged from error
         if metadata.get("key") != _identity(key) or metadata.get("digest") != _digest(features, metadata):
             raise damaged
-        height, width, input_height, input_width = map(int, metadata["sizes"].split())
-        return Embedding(features.to(device), (height, width), (input_height, input_width))
+        height, width = map(int, metadata["size"].split())
+        return model.adopt(features, (height, width))
 
     def _path(self, key: EmbeddingKey) -> Path:
         return self.folder / key.scope / f"{key.plane.name.lower()}_{key.index:05d}.safetensors"
@@ -186,11 +193,8 @@ def _identity(key: EmbeddingKey) -> str:
     return f"{_FORMAT} {key.scope} {key.plane.name} {key.index}"
 
 
-def _digest(features: object, metadata: dict[str, str]) -> str:
-    import torch
-
-    raw = features.view(torch.uint8).numpy()
-    head = f"{metadata['key']}|{metadata.get('sizes')}|{tuple(features.shape)}|{features.dtype}"
+def _digest(features: np.ndarray, metadata: dict[str, str]) -> str:
+    head = f"{metadata['key']}|{metadata.get('size')}|{features.shape}|{features.dtype}"
     digest = hashlib.blake2b(head.encode(), digest_size=16)
-    digest.update(raw.tobytes())
+    digest.update(np.ascontiguousarray(features))
     return digest.hexdigest()

@@ -22,7 +22,7 @@ from .schedule import SweepOrder
 if TYPE_CHECKING:
     from ..models.base import Embedding, SegmentationModel
 
-# The sweep rests while prompts come in, so that a cycle has the processor to itself.
+# The sweep begins no slice so soon after a prompt: where priorities do not decide (a GPU), it is then out of the way.
 SWEEP_PAUSE_S = 0.25
 _RATE_WINDOW = 32
 
@@ -74,9 +74,10 @@ class _Session:
 
 
 class EmbeddingEngine:
-    """The encoder, its cache and its order of work, on one thread of its own. Thread-safe.
+    """The encoder, its cache and its order of work. Thread-safe.
 
-    on_progress is called from that thread after every slice; it must return at once.
+    One thread encodes what is asked for; as many as the model wants embed ahead.
+    on_progress is called from them after every slice; it must return at once.
     """
 
     def __init__(
@@ -95,10 +96,12 @@ class EmbeddingEngine:
         self._sweep: SweepOrder | None = None
         self._finished_at: deque[float] = deque(maxlen=_RATE_WINDOW)
         self._last_wanted = 0.0
+        self._asked = False
+        self._in_flight = 0
         self._closed = False
         self._wake = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="embedding", daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._answer, name="embedding", daemon=True)]
+        self._threads[0].start()
 
     @property
     def model(self) -> SegmentationModel | None:
@@ -112,6 +115,12 @@ class EmbeddingEngine:
         """Answer with this model from now on; the embeddings of the former one are dropped."""
         self.cache.clear()
         self._begin(self._volume, model)
+        while len(self._threads) <= model.sweepers:
+            thread = threading.Thread(
+                target=self._embed_ahead, args=(len(self._threads),), name="sweep", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
 
     def set_volume(self, volume: Volume) -> None:
         """Answer on this volume from now on; embeddings of others stay while the budget holds them."""
@@ -135,7 +144,7 @@ class EmbeddingEngine:
             # Put last = encoded first: the newest wish is the one its user is looking at.
             future = self._wanted.pop(place, future)
             self._wanted[place] = future
-            self._wake.notify()
+            self._wake.notify_all()
             return future
 
     def sweep(self, planes: Iterable[Plane]) -> None:
@@ -150,7 +159,7 @@ class EmbeddingEngine:
             for plane in counts:
                 for index in self.cache.indices(self._session.scope, plane):
                     self._sweep.discard(plane, index)
-            self._wake.notify()
+            self._wake.notify_all()
 
     def cancel_sweep(self) -> None:
         """Stop after the slice under way; what is embedded stays."""
@@ -160,7 +169,7 @@ class EmbeddingEngine:
     def progress(self) -> Progress | None:
         """How far the volume is; None while there is no volume or model."""
         with self._wake:
-            session, sweeping = self._session, bool(self._sweep)
+            session, sweeping = self._session, bool(self._sweep) or self._in_flight > 0
             finished = list(self._finished_at)
         if session is None:
             return None
@@ -173,12 +182,13 @@ class EmbeddingEngine:
         )
 
     def close(self) -> None:
-        """End the thread; what waits is refused."""
+        """End the threads; what waits is refused."""
         with self._wake:
             self._closed = True
             self._refuse_waiting("The embedding engine is shutting down.")
-            self._wake.notify()
-        self._thread.join()
+            self._wake.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _begin(self, volume: Volume | None, model: SegmentationModel | None) -> None:
         with self._wake:
@@ -193,7 +203,7 @@ class EmbeddingEngine:
                     volume, model, scope_of(volume.uid, volume.window, model.fingerprint)
                 )
             self._refuse_waiting("The volume or the model was changed before the slice was embedded.")
-            self._wake.notify()
+            self._wake.notify_all()
 
     def _refuse_waiting(self, why: str) -> None:
         waiting, self._wanted = self._wanted, {}
@@ -211,73 +221,113 @@ class EmbeddingEngine:
             return f"There is no {slice_id}; {session.volume.name} has slices 0 to {last} in that plane."
         return ""
 
-    def _run(self) -> None:
+    def _answer(self) -> None:
+        """The thread that encodes what is asked for, the newest wish first."""
         while True:
             with self._wake:
-                while not (job := self._next_job()):
-                    if self._closed:
-                        return
-                    self._wake.wait(self._pause() if self._sweep else None)
-                session, place, future = job
+                self._wake.wait_for(lambda: self._wanted or self._closed)
+                if self._closed:
+                    return
+                session = self._session
+                place, future = self._wanted.popitem()
+                self._asked = True
+                if self._sweep:
+                    self._sweep.discard(*place)
             try:
-                embedding = self._embed(session, *place)
+                self._finish(session, [place], self._embed(session, [place]), future)
             except Exception as error:  # the thread must outlive whatever one slice does
                 logger.exception("Embedding %s slice %d failed", place[0].name.lower(), place[1])
-                if future:
-                    future.set_exception(PromptError(f"The slice could not be embedded: {error}"))
-                continue
+                future.set_exception(PromptError(f"The slice could not be embedded: {error}"))
+            finally:
+                with self._wake:
+                    self._asked = False
+                    self._wake.notify_all()
+
+    def _embed_ahead(self, number: int) -> None:
+        """A thread of the sweep: encodes what nobody waits for, whenever nobody waits."""
+        while True:
             with self._wake:
-                self._finished_at.append(time.monotonic())
-                # It may have been asked for while it was worked on: by the sweep, or for an earlier prompt of a drag.
-                waiting = self._wanted.pop(place, None) if session is self._session else None
-                asked = [f for f in (future, waiting) if f]
-                if asked:
-                    # Its decoding and its user's next prompt come now.
-                    self._last_wanted = time.monotonic()
-            for each in asked:
-                each.set_result(EncodedSlice(embedding, session.model))
-            self.on_progress()
+                while not (places := self._places_ahead(number)):
+                    if self._closed:
+                        return
+                    self._wake.wait(self._pause() or None if self._sweep else None)
+                session = self._session
+                self._in_flight += len(places)
+            embeddings: list[Embedding] = []
+            try:
+                embeddings = self._embed(session, places, ahead=True)
+            except Exception:
+                logger.exception("Embedding %d slices ahead failed", len(places))
+            with self._wake:
+                self._in_flight -= len(places)
+            self._finish(session, places[: len(embeddings)], embeddings)
+
+    def _finish(
+        self,
+        session: _Session,
+        places: list[tuple[Plane, int]],
+        embeddings: list[Embedding],
+        future: Future[EncodedSlice] | None = None,
+    ) -> None:
+        answered = [(future, embeddings[0])] if future else []
+        with self._wake:
+            self._finished_at.extend([time.monotonic()] * len(places))
+            # It may have been asked for while it was worked on: by the sweep, or for an earlier prompt of a drag.
+            if session is self._session:
+                for place, embedding in zip(places, embeddings, strict=True):
+                    if waiting := self._wanted.pop(place, None):
+                        answered.append((waiting, embedding))
+            if answered:
+                # Its decoding and its user's next prompt come now.
+                self._last_wanted = time.monotonic()
+        for waiting, embedding in answered:
+            waiting.set_result(EncodedSlice(embedding, session.model))
+        self.on_progress()
 
     def _pause(self) -> float:
         return max(0.0, self._last_wanted + SWEEP_PAUSE_S - time.monotonic())
 
-    def _next_job(self) -> tuple[_Session, tuple[Plane, int], Future[EncodedSlice] | None] | None:
+    def _places_ahead(self, number: int) -> list[tuple[Plane, int]]:
+        """What thread `number` of the sweep encodes next, up to a batch; nothing while somebody waits."""
         session = self._session
-        if self._closed or session is None:
-            return None
-        if self._wanted:
-            place, future = self._wanted.popitem()
-            if self._sweep:
-                self._sweep.discard(*place)
-            return session, place, future
-        if not self._sweep or self._pause() > 0:
-            return None
-        place = self._sweep.pop()
-        if place is None or not self._has_room():
+        if self._closed or session is None or number > session.model.sweepers or not self._sweep:
+            return []
+        if self._wanted or self._asked or self._pause() > 0:
+            return []
+        places = []
+        while len(places) < session.model.batch and (place := self._sweep.pop()):
+            places.append(place)
+        if not places or not self._has_room(len(places) + self._in_flight):
             # Going on would push out the very slices that the sweep began with.
             self._sweep = None
             self.on_progress()
-            return None
-        return session, place, None
+            return []
+        return places
 
-    def _has_room(self) -> bool:
+    def _has_room(self, slices: int) -> bool:
         held = len(self.cache)
-        return not held or self.cache.has_room(self.cache.nbytes // held)
+        return not held or self.cache.has_room(slices * self.cache.nbytes // held)
 
-    def _embed(self, session: _Session, plane: Plane, index: int) -> Embedding:
-        key = session.key(plane, index)
-        embedding = self._load(key, session.model)
-        if embedding is None:
-            (embedding,) = session.model.encode([session.volume.slice_image(plane, index)])
-            self._save(key, embedding)
-        self.cache.put(key, embedding)
-        return embedding
+    def _embed(
+        self, session: _Session, places: list[tuple[Plane, int]], ahead: bool = False
+    ) -> list[Embedding]:
+        """The embeddings of these slices, read from disk or else encoded, in the cache."""
+        keys = [session.key(*place) for place in places]
+        embeddings = [self._load(key, session.model) for key in keys]
+        missing = [i for i, embedding in enumerate(embeddings) if embedding is None]
+        images = [session.volume.slice_image(*places[i]) for i in missing]
+        for i, embedding in zip(missing, session.model.encode(images, ahead), strict=True):
+            self._save(keys[i], embedding)
+            embeddings[i] = embedding
+        for key, embedding in zip(keys, embeddings, strict=True):
+            self.cache.put(key, embedding)
+        return embeddings
 
     def _load(self, key: EmbeddingKey, model: SegmentationModel) -> Embedding | None:
         if not self._store:
             return None
         try:
-            return self._store.load(key, model.device)
+            return self._store.load(key, model)
         except CacheError as error:
             logger.warning("%s", error)
             return None

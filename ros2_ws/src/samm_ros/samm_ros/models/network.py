@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all models share: device and precision, batches through the encoder, prompts through SAM's decoder."""
+"""The torch backend: device and precision, batches through the encoder, prompts through SAM's decoder."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +14,11 @@ import numpy as np
 import torch
 
 from ..errors import ModelError
-from .base import Embedding, MaskResult, PixelPrompt, SegmentationModel, check_image
+from .base import Embedding, MaskResult, PixelPrompt, SegmentationModel
 from .checkpoint import content_hash, load_weights
+from .recipe import check_image
 
+_NICENESS = 10
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -26,9 +30,6 @@ class NetworkModel(SegmentationModel):
     overflow its range.
     """
 
-    preprocessing: str
-    """Names what preprocess does; change it with the arithmetic, so that saved embeddings are not mixed."""
-
     def __init__(
         self, network: torch.nn.Module, name: str, checkpoint: Path, device: str, precision: str | None
     ) -> None:
@@ -36,40 +37,36 @@ class NetworkModel(SegmentationModel):
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         load_weights(network, checkpoint, name)
-        self.fingerprint = content_hash(network, self.preprocessing, str(self.precision))
+        self.backend = f"torch {str(self.precision).removeprefix('torch.')}"
+        self.fingerprint = content_hash(network, self.recipe.version, str(self.precision))
         # eval() comes last: TinyViT then caches a table made of its weights, where they are.
         self._network = network.requires_grad_(False).to(self.device).eval()
-        self.image_size = network.prompt_encoder.input_image_size[0]
         with torch.inference_mode():
             self._positions = network.prompt_encoder.get_dense_pe()
-
-    @abstractmethod
-    def input_size(self, original_size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of a slice after the resize, before the padding."""
-
-    def scale_pixels(self, pixels_xy: np.ndarray, embedding: Embedding) -> np.ndarray:
-        """Pixels of the slice, (N, 2) float64, as pixels of the encoder's input."""
-        (rows, columns), (old_rows, old_columns) = embedding.input_size, embedding.original_size
-        return pixels_xy * (columns / old_columns, rows / old_rows)
 
     @abstractmethod
     def upscale(self, logits: torch.Tensor, embedding: Embedding) -> torch.Tensor:
         """The decoder's logits, (1, 1, h, w), as a mask of the slice's size, (1, 1, H, W) bool."""
 
-    def wants_several(self, prompt: PixelPrompt) -> bool:
-        """Whether the decoder proposes several masks, the best scored of which is taken, or one."""
-        return False
-
-    def encode(self, images: Sequence[np.ndarray]) -> list[Embedding]:
+    def encode(self, images: Sequence[np.ndarray], ahead: bool = False) -> list[Embedding]:
         if not images:
             return []
+        if ahead and self.device.type == "cpu":
+            _yield_to_others()
         sizes = [check_image(image) for image in images]
-        batch = torch.stack([self.preprocess(image) for image in images])
+        batch = torch.stack([torch.from_numpy(self.recipe.preprocess(image)) for image in images])
         with torch.inference_mode(), self._autocast():
             features = self._network.image_encoder(batch.to(self.device)).to(self.precision)
         # Copies: a view would keep the whole batch in memory after the cache has dropped all but one of it.
         parts = [features[0]] if len(images) == 1 else [part.clone() for part in features]
-        return [Embedding(part, size, self.input_size(size)) for part, size in zip(parts, sizes, strict=True)]
+        return [
+            Embedding(part, size, self.recipe.input_size(size))
+            for part, size in zip(parts, sizes, strict=True)
+        ]
+
+    def adopt(self, features: np.ndarray, original_size: tuple[int, int]) -> Embedding:
+        tensor = torch.from_numpy(features).to(self.device, self.precision)
+        return Embedding(tensor, original_size, self.recipe.input_size(original_size))
 
     def decode(self, embedding: Embedding, prompt: PixelPrompt) -> MaskResult:
         self.check_prompt(prompt)
@@ -80,7 +77,7 @@ class NetworkModel(SegmentationModel):
                 image_pe=self._positions,
                 sparse_prompt_embeddings=sparse,
                 dense_prompt_embeddings=dense,
-                multimask_output=self.wants_several(prompt),
+                multimask_output=self.recipe.wants_several(prompt),
             )
             best = int(scores[0].argmax())
             mask = self.upscale(logits[:, best : best + 1], embedding)
@@ -101,13 +98,22 @@ class NetworkModel(SegmentationModel):
 
     def _scaled(self, pixels_xy: np.ndarray, embedding: Embedding) -> torch.Tensor:
         # In float64 first, as the references do: float32 would differ in the last bit, and the mask with it.
-        scaled = self.scale_pixels(pixels_xy.astype(np.float64), embedding)
+        scaled = self.recipe.scale_pixels(pixels_xy.astype(np.float64), embedding.original_size)
         return torch.as_tensor(scaled, dtype=torch.float32, device=self.device)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         if self.precision is torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.precision)
+
+
+def _yield_to_others() -> None:
+    """Lower the priority of this thread and of those that torch starts from it (Linux has one for each).
+
+    Not to the lowest there is: it holds Python's lock now and then, and must get to release it on a busy machine.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def resolve_device(device: str) -> torch.device:

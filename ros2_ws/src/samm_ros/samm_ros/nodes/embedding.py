@@ -3,7 +3,7 @@
 
 Out:  volume_info, model_info, embedding_status (latched)
 Services: load_volume, select_model, get_embedding; action embed_volume
-Parameters: autostart, model, checkpoint, device, volume, window_preset, cache_gib, cache_dir, sweep
+Parameters: autostart, model, checkpoint, device, backend, volume, window_preset, cache_gib, cache_dir, sweep
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..embedding.cache import GIB, EmbeddingCache, EmbeddingStore
 from ..embedding.engine import EmbeddingEngine
 from ..errors import PromptError, SammError, VolumeError
 from ..geometry import Plane
-from ..models import load_model
+from ..models import BACKEND_NAMES, load_model
 from ..volume import WINDOW_PRESETS, Window, read_volume
 from . import graph, parameters, process, wire
 from .diagnostics import Diagnostics
@@ -46,6 +46,9 @@ class EmbeddingNode(LifecycleNode):
             self, "checkpoint", "", "Path of the model's weights; empty: where `samm weights` puts them."
         )
         self._device = parameters.declare(self, "device", "auto", "auto, cpu or cuda.")
+        self._backend = parameters.declare(
+            self, "backend", "auto", f"What computes the model: {', '.join(BACKEND_NAMES)}."
+        )
         self._volume_path = parameters.declare(self, "volume", "", "Volume to load at start; empty: none.")
         self._window_preset = parameters.declare(
             self, "window_preset", "", f"One of {', '.join(WINDOW_PRESETS)}; empty: chosen from the voxels."
@@ -114,12 +117,19 @@ class EmbeddingNode(LifecycleNode):
         return super().on_deactivate(state)
 
     def _use_model(self, name: str, checkpoint: str) -> None:
-        model = load_model(name, Path(checkpoint) if checkpoint else None, self._device)
+        started = time.monotonic()
+        model = load_model(
+            name, Path(checkpoint) if checkpoint else None, self._device, backend=self._backend
+        )
         model.warm_up()
+        for why in model.refused:
+            self.get_logger().warning(why)
         self.engine.set_model(model)
         info = self._model_message()
         self._model_info.publish(info)
-        self.get_logger().info(f"{info.name} on {info.device}")
+        self.get_logger().info(
+            f"{info.name} on {info.device} by {model.backend}, loaded in {time.monotonic() - started:.1f} s"
+        )
         self._sweep_all()
 
     def _use_volume(self, path: str, window: Window | None) -> None:
@@ -178,7 +188,7 @@ class EmbeddingNode(LifecycleNode):
         except SammError as error:
             response.message = str(error)
             return response
-        features = wire.features_to_numpy(encoded.embedding.features)
+        features = encoded.embedding.as_array()
         data = features.tobytes()
         response.success = True
         response.shape = array("I", features.shape)
@@ -282,8 +292,10 @@ class EmbeddingNode(LifecycleNode):
         return message
 
     def _readings(self) -> dict[str, object]:
-        cache = self.engine.cache
+        cache, model = self.engine.cache, self.engine.model
         return {
+            "backend": model.backend if model else "",
+            "backends refused": " ".join(model.refused) if model else "",
             "cache bytes": cache.nbytes,
             "cache hits": cache.hits,
             "cache misses": cache.misses,

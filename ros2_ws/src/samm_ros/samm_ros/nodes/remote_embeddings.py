@@ -18,10 +18,11 @@ from ..cycle import SliceId
 from ..embedding.cache import GIB, EmbeddingCache, EmbeddingKey
 from ..embedding.engine import EncodedSlice
 from ..errors import ModelError, NotReadyError, PromptError
+from ..models import BACKEND_NAMES, load_model
 from . import graph, parameters, wire
 
 if TYPE_CHECKING:
-    from ..models.base import SegmentationModel
+    from ..models.base import Embedding, SegmentationModel
 
 ALIVE_CHECK_S = 0.5
 
@@ -42,6 +43,9 @@ class RemoteEmbeddings:
             node, "cache_gib", 1.0, "Memory for fetched embeddings, GiB.", (0.01, 1024.0)
         )
         self._cache = EmbeddingCache(int(cache_gib * GIB))
+        self._backend = parameters.declare(
+            node, "backend", "auto", f"What decodes: {', '.join(BACKEND_NAMES)}."
+        )
         self._model: SegmentationModel | None = None
         self._loading = threading.Lock()
         self._waiting: set[Future[EncodedSlice]] = set()
@@ -100,23 +104,20 @@ class RemoteEmbeddings:
             threading.Thread(target=self._load, args=(message.name,), daemon=True).start()
 
     def _load(self, name: str) -> None:
-        from ..models import load_model
-
         with self._loading:
             try:
                 self._model = load_model(
-                    name, Path(self._checkpoint) if self._checkpoint else None, self._device
+                    name,
+                    Path(self._checkpoint) if self._checkpoint else None,
+                    self._device,
+                    backend=self._backend,
                 )
             except ModelError as error:
                 self._node.get_logger().error(str(error))
 
 
-def _embedding(response: GetEmbedding.Response, model: SegmentationModel) -> object:
+def _embedding(response: GetEmbedding.Response, model: SegmentationModel) -> Embedding:
     """Raises PromptError for a refusal, and for an embedding that is damaged or of another shape."""
-    import torch
-
-    from ..models.base import Embedding
-
     if not response.success:
         raise PromptError(response.message)
     data = response.data.tobytes()
@@ -124,9 +125,10 @@ def _embedding(response: GetEmbedding.Response, model: SegmentationModel) -> obj
     shape = tuple(response.shape)
     if (
         dtype is None
+        or len(shape) != 3
         or zlib.crc32(data) != response.checksum
-        or len(data) != np.prod(shape) * np.dtype(dtype).itemsize
+        or len(data) != np.prod(shape, dtype=object) * np.dtype(dtype).itemsize
     ):
         raise PromptError("The embedding was damaged on the way; prompt again.")
-    features = torch.from_numpy(np.frombuffer(data, dtype).reshape(shape).copy()).to(model.device)
-    return Embedding(features, tuple(map(int, response.original_size)), tuple(map(int, response.input_size)))
+    features = np.frombuffer(data, dtype).reshape(shape).copy()
+    return model.adopt(features, tuple(map(int, response.original_size)))

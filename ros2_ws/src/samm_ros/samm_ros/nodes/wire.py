@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -19,9 +18,6 @@ from ..mask_codec import MaskEncoding
 from ..prompts import PixelPrompt, Prompt
 from ..trace import Outcome, Task, TaskEvent
 from ..volume import Window
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,14 +187,6 @@ def volume_from_msg(message: msg.VolumeInfo) -> LoadedVolume | None:
     geometry = VolumeGeometry(tuple(map(int, message.dimensions)), np.reshape(message.ijk_to_ras, (4, 4)))
     window = Window(message.window_lower, message.window_upper)
     return LoadedVolume(message.uid, message.name, message.uri, geometry, window)
-
-
-def features_to_numpy(features: torch.Tensor) -> np.ndarray:
-    """An embedding's features on the host; bfloat16, which NumPy lacks, becomes float32."""
-    import torch
-
-    features = features.cpu()
-    return (features.float() if features.dtype == torch.bfloat16 else features).numpy()
 
 
 def event_to_msg(event: TaskEvent, sequence: int, stamp: Time) -> msg.TaskEvent:

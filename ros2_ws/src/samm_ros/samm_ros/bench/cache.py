@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What embeddings take and lose in fewer bits, how fast a volume's come back from disk, and whether memory stays."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+HELP = "masks from embeddings in fewer bits; reading a volume's embeddings against computing them"
+
+_SLICES = 9
+_VOLUME = 189
+_CYCLES = 10_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """None of its own."""
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measures on the MNI volume, and prints two tables and a line on memory."""
+    from ..memory import keep_freed_memory
+
+    keep_freed_memory()
+    import numpy as np
+    import psutil
+
+    from ..demo.script import mni_volume
+    from ..embedding.cache import EmbeddingCache, EmbeddingKey, EmbeddingStore
+    from ..geometry import Plane
+    from ..models import load_model
+    from ..models.base import Embedding
+    from ..models.parity import dice_of
+    from ..prompts import PixelPrompt
+    from ..volume import read_volume
+    from .measure import machine, show
+
+    volume = read_volume(mni_volume())
+    model = load_model("lite_medsam", device="cpu")
+    reference = load_model("lite_medsam", device="cpu", backend="torch")
+    boxes = [PixelPrompt(box_xyxy=box) for box in ([40, 40, 150, 170], [70, 80, 121, 140], [33, 90, 89, 133])]
+
+    dice = {"float16": [], "8 bit, a scale a channel": []}
+    for index in np.linspace(40, 150, 3 if args.quick else _SLICES).astype(int):
+        (full,) = reference.encode([volume.slice_image(Plane.AXIAL, int(index))])
+        features = full.as_array()
+        scale = np.abs(features).max(axis=(1, 2), keepdims=True) / 127
+        fewer = {
+            "float16": features.astype(np.float16),
+            "8 bit, a scale a channel": (np.round(features / scale).astype(np.int8) * scale).astype(
+                np.float16
+            ),
+        }
+        exact = model.adopt(features, full.original_size)
+        expected = [reference.decode(full, box).mask for box in boxes]
+        for name, values in fewer.items():
+            given = model.adopt(values, full.original_size)
+            dice[name] += [
+                dice_of(model.decode(given, box).mask, mask)
+                for box, mask in zip(boxes, expected, strict=True)
+            ]
+    size = exact.nbytes * 2
+    show(
+        "Masks from embeddings in fewer bits, Dice with those of float32",
+        ("kept as", "MiB a slice", "mean", "least"),
+        [("float32", f"{size / 2**20:.2f}", "1", "1")]
+        + [
+            (
+                name,
+                f"{size / 2**20 / (2 if name == 'float16' else 4):.2f}",
+                f"{np.mean(d):.4f}",
+                f"{min(d):.4f}",
+            )
+            for name, d in dice.items()
+        ],
+    )
+
+    count = 20 if args.quick else _VOLUME
+    started = time.perf_counter()
+    (one,) = model.encode([volume.slice_image(Plane.AXIAL, 95)])
+    for index in (60, 70, 80):
+        model.encode([volume.slice_image(Plane.AXIAL, index)])
+    slice_s = (time.perf_counter() - started) / 4
+    cache = EmbeddingCache(2**31)
+    with tempfile.TemporaryDirectory() as folder:
+        store = EmbeddingStore(Path(folder))
+        keys = [EmbeddingKey("bench", Plane.AXIAL, index) for index in range(count)]
+        started = time.perf_counter()
+        for index, key in enumerate(keys):
+            # Of other values each, as the slices of a volume are.
+            store.save(key, Embedding(one.features + np.float16(index), one.original_size, one.input_size))
+        saved = time.perf_counter() - started
+        started = time.perf_counter()
+        for key in keys:
+            cache.put(key, store.load(key, model))
+        loaded = time.perf_counter() - started
+    show(
+        f"{count} slices; {machine()}",
+        ("", "s", "to encoding"),
+        [
+            ("encode (4 slices, times their number)", f"{slice_s * count:.1f}", "1×"),
+            ("save", f"{saved:.2f}", f"{slice_s * count / saved:.0f}×"),
+            ("load and check", f"{loaded:.2f}", f"{slice_s * count / loaded:.0f}×"),
+        ],
+    )
+
+    process = psutil.Process()
+    cycles = 300 if args.quick else _CYCLES
+    sizes = []
+    for i in range(cycles):
+        model.decode(cache.get(keys[i % count]), boxes[i % 3])
+        if i >= cycles // 10 and i % (cycles // 10) == 0:
+            sizes.append(process.memory_info().rss / 2**20)
+    print(
+        f"resident memory over {cycles} decoded prompts, every tenth of them: {' '.join(f'{s:.0f}' for s in sizes)} MiB"
+    )
+    return 0

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a prompt takes to decode on each backend, whether its masks are the reference's, and what the sweep costs it."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+
+HELP = "milliseconds a mask, idle and while the volume is embedded, against eager torch"
+
+_PROMPTS = 200
+_SLICES_A_PLANE = 3
+# A user's prompts: never in step with the sweep.
+_BETWEEN_S = (0.05, 0.4)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """None of its own."""
+
+
+def main(args: argparse.Namespace) -> int:
+    """Decodes boxes on slices of the MNI brain by each backend, and prints two tables."""
+    from ..memory import keep_freed_memory
+
+    keep_freed_memory()
+    from ..demo.script import mni_volume
+    from ..geometry import Plane
+    from ..models import load_model
+    from ..models.parity import dice_of
+    from ..prompts import PixelPrompt
+    from ..volume import read_volume
+    from .measure import gflop_of, in_turn, machine, peak_gflops, show
+
+    volume = read_volume(mni_volume())
+    reference = load_model("lite_medsam", device="cpu", backend="torch")
+    fast = load_model("lite_medsam", device="cpu", backend="openvino")
+    random = np.random.default_rng(0)
+
+    dice, error = [], []
+    for plane in Plane:
+        count = volume.geometry.slice_count(plane)
+        for index in np.linspace(count * 0.3, count * 0.7, _SLICES_A_PLANE).astype(int):
+            image = volume.slice_image(plane, int(index))
+            (expected,), (given,) = reference.encode([image]), fast.encode([image])
+            features = expected.as_array()
+            error.append(np.linalg.norm(given.as_array() - features) / np.linalg.norm(features))
+            rows, columns = image.shape[:2]
+            for _ in range((20 if args.quick else _PROMPTS) // (3 * _SLICES_A_PLANE) + 1):
+                x, y = random.uniform(0.15, 0.6, 2) * (columns, rows)
+                width, height = random.uniform(0.15, 0.4, 2) * (columns, rows)
+                prompt = PixelPrompt(box_xyxy=[x, y, x + width, y + height])
+                dice.append(dice_of(fast.decode(given, prompt).mask, reference.decode(expected, prompt).mask))
+    box = PixelPrompt(box_xyxy=[60, 60, 140, 150])
+    seconds = in_turn(
+        {
+            reference.backend: lambda: reference.decode(expected, box),
+            fast.backend: lambda: fast.decode(given, box),
+        },
+        10 if args.quick else 100,
+    )
+    work, peak = gflop_of(lambda: reference.decode(expected, box)), peak_gflops()
+    eager = np.median(seconds[reference.backend])
+    show(
+        f"LiteMedSAM decoder, {work:.1f} GFLOP a mask; {machine()}: {peak:.0f} GFLOP/s in float32",
+        ("backend", "p50 ms", "p99 ms", "to eager", "share of peak"),
+        [
+            (
+                name,
+                f"{np.median(taken) * 1e3:.1f}",
+                f"{np.percentile(taken, 99) * 1e3:.1f}",
+                f"{eager / np.median(taken):.2f}×",
+                f"{work / np.median(taken) / peak:.0%}",
+            )
+            for name, taken in seconds.items()
+        ],
+    )
+    print(
+        f"{fast.backend} and {reference.backend}, {len(dice)} boxes: Dice {np.mean(dice):.4f} on average,"
+        f" {min(dice):.4f} at least; embeddings differ by {np.mean(error):.1e} of their norm, {max(error):.1e} at most"
+    )
+    _beside_the_sweep(fast, volume, box, random, 20 if args.quick else 100)
+    return 0
+
+
+def _beside_the_sweep(
+    model: object, volume: object, box: object, random: np.random.Generator, prompts: int
+) -> None:
+    """The same prompts on an embedded slice, with the rest of the volume at rest and being embedded."""
+    from ..cycle import SliceId
+    from ..embedding.cache import EmbeddingCache
+    from ..embedding.engine import EmbeddingEngine
+    from ..geometry import Plane
+    from .measure import show
+
+    engine = EmbeddingEngine(EmbeddingCache(2**32))
+    engine.set_model(model)
+    engine.set_volume(volume)
+    here = SliceId(volume.uid, Plane.AXIAL, 95)
+    engine.request(here).result()
+    rows = []
+    for name, sweeps in (("idle", False), ("while the volume is embedded", True), ("idle again", False)):
+        if sweeps:
+            engine.sweep(Plane)
+        else:
+            engine.cancel_sweep()
+        time.sleep(3.0)  # the sweep begins after a pause, and a slice of it ends
+        taken, started, before = [], time.perf_counter(), len(engine.cache)
+        for _ in range(prompts):
+            time.sleep(random.uniform(*_BETWEEN_S))
+            begun = time.perf_counter()
+            encoded = engine.request(here).result()
+            encoded.model.decode(encoded.embedding, box)
+            taken.append(time.perf_counter() - begun)
+        rate = (len(engine.cache) - before) / (time.perf_counter() - started)
+        rows.append((name, np.percentile(taken, (50, 95, 99)) * 1e3, rate))
+    engine.close()
+    idle = rows[0][1][0]
+    show(
+        f"A prompt every {np.mean(_BETWEEN_S) * 1e3:.0f} ms on an embedded slice",
+        ("", "p50 ms", "p95 ms", "p99 ms", "to idle", "slices/s"),
+        [
+            (name, *(f"{ms:.1f}" for ms in taken), f"{taken[0] / idle:.2f}×", f"{rate:.2f}")
+            for name, taken, rate in rows
+        ],
+    )

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the start of the graph's processes to the first mask, on each backend, and the memory the server then takes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+HELP = "from a process's start to its first mask, and the memory it takes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """None of its own."""
+
+
+def main(args: argparse.Namespace) -> int:
+    """Starts the graph as `samm up volume:=…` does, prompts as soon as it is there, and prints a table."""
+    import numpy as np
+    import psutil
+    from ament_index_python.packages import get_package_share_directory
+
+    from ..demo.client import GraphClient
+    from ..demo.script import box, mni_volume
+    from ..geometry import Plane
+    from ..latency.cycles import complete_cycles
+    from ..models import _published
+    from ..models.exports import export_of
+    from ..supervisor import Graph
+    from .measure import machine, show
+
+    started = time.monotonic()
+    export_of("lite_medsam", _published("lite_medsam"))
+    exported = time.monotonic() - started
+    launch_file = Path(get_package_share_directory("samm_ros")) / "launch" / "samm.launch.yaml"
+    prompt = box(Plane.AXIAL, 95, 60, 60, 140, 150)
+    rows = []
+    for turn in range(1 if args.quick else 3):
+        for backend in ("torch", "openvino"):
+            namespace = f"bench_{uuid.uuid4().hex[:8]}"
+            arguments = {"namespace": namespace, "backend": backend, "volume": str(mni_volume())}
+            with tempfile.TemporaryDirectory() as folder:
+                graph = Graph(launch_file, arguments, Path(folder))
+                os.environ.update(graph.environment)
+                with GraphClient(namespace, "bench", graph.check) as client:
+                    started = time.monotonic()
+                    with graph:
+                        client.wait_for(
+                            lambda client=client: (
+                                client.segmentation is not None and client.segmentation.volume_uid != ""
+                            ),
+                            "the volume",
+                            180.0,
+                        )
+                        loaded = time.monotonic()
+                        client.prompt(prompt)
+                        answered = time.monotonic()
+                        for _ in range(10 if args.quick else 40):
+                            client.prompt(prompt)
+                        cycles = [cycle.total_ms for cycle in complete_cycles(list(client.events))][1:]
+                        memory = psutil.Process(graph.processes["samm_server"]).memory_info().rss
+            rows.append(
+                (
+                    backend,
+                    turn + 1,
+                    f"{loaded - started:.1f}",
+                    f"{answered - loaded:.2f}",
+                    f"{answered - started:.1f}",
+                    f"{np.median(cycles):.0f}",
+                    f"{memory / 2**20:.0f}",
+                )
+            )
+    show(
+        f"The graph on the MNI volume; {machine()}",
+        (
+            "backend",
+            "run",
+            "volume shown s",
+            "first mask after s",
+            "together s",
+            "cycle p50 ms",
+            "server MiB",
+        ),
+        rows,
+    )
+    print(f"the export: {exported:.1f} s (made once for each checkpoint; else read and checked)")
+    return 0

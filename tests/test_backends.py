@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Backends: the masks of the reference, or refused with a reason; exports that are made once and never used when stale."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import openvino
+import pytest
+from openvino import opset13 as ops
+
+from samm_ros.errors import BackendError, ModelError
+from samm_ros.geometry import Plane
+from samm_ros.models import _published, exports, load_model
+from samm_ros.models.exports import export_of, identity_of, write_manifest
+from samm_ros.models.openvino import activate
+from samm_ros.models.parity import dice_of, golden_prompts
+from samm_ros.models.recipe import LiteMedSamRecipe
+from samm_ros.prompts import PixelPrompt
+
+GATE_S = 2.0
+
+
+@pytest.fixture(scope="module")
+def torch_lite():
+    return load_model("lite_medsam", device="cpu", backend="torch")
+
+
+@pytest.fixture(scope="module")
+def export() -> Path:
+    return export_of("lite_medsam", _published("lite_medsam"))
+
+
+def test_auto_takes_openvino_on_a_cpu_and_no_torch() -> None:
+    code = (
+        "import sys; from samm_ros.models import load_model; m = load_model('lite_medsam', device='cpu')\n"
+        "print(m.backend, m.refused, 'torch' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
+    assert shown.stdout.endswith(" () False\n") and shown.stdout.startswith("openvino"), shown
+
+
+def test_masks_on_a_real_brain_are_those_of_the_reference(lite_medsam, torch_lite, mni) -> None:
+    dice = []
+    for plane in Plane:
+        image = mni.slice_image(plane, mni.geometry.slice_count(plane) // 2)
+        (fast,), (reference,) = lite_medsam.encode([image]), torch_lite.encode([image])
+        error = np.linalg.norm(fast.as_array().astype(np.float32) - reference.as_array())
+        assert error < 0.005 * np.linalg.norm(reference.as_array())
+        for box in ([40, 40, 150, 170], [70, 80, 121, 140], [33, 90, 89, 133]):
+            prompt = PixelPrompt(box_xyxy=box)
+            mask = torch_lite.decode(reference, prompt).mask
+            assert 0 < mask.sum() < mask.size
+            dice.append(dice_of(lite_medsam.decode(fast, prompt).mask, mask))
+    assert np.mean(dice) >= 0.995 and min(dice) >= 0.98, np.round(dice, 4)
+
+
+def test_what_is_embedded_ahead_is_what_is_embedded_at_once(lite_medsam, mni) -> None:
+    image = mni.slice_image(Plane.AXIAL, 95)
+    (at_once,), (ahead,) = lite_medsam.encode([image]), lite_medsam.encode([image], ahead=True)
+    difference = np.abs(at_once.as_array().astype(np.float32) - ahead.as_array())
+    assert difference.max() < 0.01
+
+
+def test_an_embedding_of_one_backend_is_decoded_by_another(lite_medsam, torch_lite, mni) -> None:
+    """As when the encoder is on a server's GPU and the decoder on a laptop."""
+    image = mni.slice_image(Plane.AXIAL, 95)
+    (made,) = torch_lite.encode([image])
+    (prompt,) = golden_prompts(takes_points=False, takes_box=True)[:1]
+    taken = lite_medsam.adopt(made.as_array(), made.original_size)
+    assert dice_of(lite_medsam.decode(taken, prompt).mask, torch_lite.decode(made, prompt).mask) >= 0.98
+    assert lite_medsam.fingerprint != torch_lite.fingerprint
+
+
+# A backend is refused when it is wrong, whatever is wrong with it
+
+
+def swap_axes(graph: openvino.Model) -> openvino.Output:
+    return ops.transpose(graph.output(0).get_node().input_value(0), [0, 2, 1, 3]).output(0)
+
+
+def not_a_number(graph: openvino.Model) -> openvino.Output:
+    return ops.log(ops.multiply(ops.abs(graph.output(0).get_node().input_value(0)), np.float16(-1))).output(0)
+
+
+def overflow(graph: openvino.Model) -> openvino.Output:
+    wide = ops.convert(graph.output(0).get_node().input_value(0), "f32")
+    return ops.convert(ops.multiply(wide, np.float32(1e6)), "f16").output(0)
+
+
+def off_by_a_pixel(graph: openvino.Model) -> openvino.Output:
+    return ops.roll(graph.output(0).get_node().input_value(0), [1], [1]).output(0)
+
+
+def wrong_masks(graph: openvino.Model) -> openvino.Output:
+    return ops.subtract(graph.output(0).get_node().input_value(0), np.float32(2)).output(0)
+
+
+FAULTS = {
+    "encoder swaps axes": ("encoder", swap_axes, "off the reference's"),
+    "encoder gives NaN": ("encoder", not_a_number, "not finite"),
+    "encoder overflows float16": ("encoder", overflow, "not finite"),
+    "encoder is off by a pixel": ("encoder", off_by_a_pixel, "off the reference's"),
+    "decoder's masks are too small": ("decoder", wrong_masks, "Dice"),
+}
+
+
+def plant(export: Path, graph_name: str, fault: Callable) -> None:
+    """Rewrite a graph of an export so that its first output is wrong, and seal the export anew."""
+    path = export / f"{graph_name}.xml"
+    graph = openvino.Core().read_model(path)
+    spoiled = openvino.Model([fault(graph), *graph.outputs[1:]], graph.get_parameters())
+    openvino.save_model(spoiled, export / "spoiled.xml", compress_to_fp16=False)
+    del graph, spoiled
+    for suffix in (".xml", ".bin"):
+        (export / f"spoiled{suffix}").replace(path.with_suffix(suffix))
+    write_manifest(export, export.name.removeprefix("lite_medsam-"))
+
+
+@pytest.mark.parametrize(("graph", "fault", "reason"), FAULTS.values(), ids=FAULTS.keys())
+def test_a_wrong_backend_is_refused_and_the_next_taken(
+    export, tmp_path, monkeypatch, graph, fault, reason
+) -> None:
+    monkeypatch.setenv("SAMM_HOME", str(tmp_path))
+    wrong = shutil.copytree(export, tmp_path / "exports" / export.name)
+    plant(wrong, graph, fault)
+    with pytest.raises(BackendError, match=reason):
+        activate("lite_medsam", LiteMedSamRecipe(), wrong, "float32")
+    model = load_model("lite_medsam", device="cpu")
+    assert model.backend == "torch float32"
+    assert len(model.refused) == 1 and reason in model.refused[0] and "\n" not in model.refused[0]
+
+
+def spoil_weights(export: Path) -> None:
+    path = export / "encoder.bin"
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 0x40
+    path.write_bytes(whole)
+
+
+def cut_short(export: Path) -> None:
+    path = export / "decoder.bin"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def of_another_identity(export: Path) -> None:
+    write_manifest(export, "0" * 32)
+
+
+def without_manifest(export: Path) -> None:
+    (export / "manifest.json").unlink()
+
+
+STALE = (spoil_weights, cut_short, of_another_identity, without_manifest)
+
+
+@pytest.mark.parametrize("spoil", STALE, ids=[spoil.__name__ for spoil in STALE])
+def test_a_stale_or_damaged_export_is_seen_before_it_is_used(export, tmp_path, monkeypatch, spoil) -> None:
+    """And made anew; what makes it is told apart by what it is asked for."""
+    spoiled = shutil.copytree(export, tmp_path / export.name)
+    spoil(spoiled)
+    asked = []
+    monkeypatch.setattr(exports, "_make", lambda *args: asked.append(args[-1]))
+    started = time.monotonic()
+    assert export_of("lite_medsam", _published("lite_medsam"), tmp_path) == spoiled
+    assert asked == [spoiled]
+    assert time.monotonic() - started < GATE_S
+
+
+def test_the_identity_of_an_export_follows_the_checkpoint(tmp_path) -> None:
+    published = _published("lite_medsam")
+    changed = tmp_path / "changed.pth"
+    whole = bytearray(published.read_bytes())
+    whole[-1000] ^= 1
+    changed.write_bytes(whole)
+    assert identity_of("lite_medsam", changed) != identity_of("lite_medsam", published)
+    assert identity_of("lite_medsam", published) == identity_of("lite_medsam", published)
+
+
+def test_a_bad_checkpoint_is_refused_in_a_sentence_not_taken_for_a_bad_backend(tmp_path) -> None:
+    bad = tmp_path / "bad.pth"
+    bad.write_bytes(b"no checkpoint")
+    with pytest.raises(ModelError, match="damaged") as caught:
+        load_model("lite_medsam", bad, device="cpu")
+    assert not isinstance(caught.value, BackendError)
+    with pytest.raises(ModelError, match="no checkpoint at"):
+        load_model("lite_medsam", tmp_path / "none.pth", device="cpu")
+
+
+def test_two_processes_that_need_an_export_at_once_make_it_once(export, tmp_path) -> None:
+    """The second waits for the first: here for a lock that this test holds, while it puts the export there."""
+    code = (
+        "import sys; from pathlib import Path; from samm_ros.models import _published, exports\n"
+        "exports._make = lambda *args: sys.exit('made again')\n"
+        "print('waiting', flush=True)\n"
+        f"print(exports.export_of('lite_medsam', _published('lite_medsam'), Path({str(tmp_path)!r})))"
+    )
+    with exports._locked(tmp_path / "lite_medsam.lock"):
+        other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert other.stdout.readline() == "waiting\n"
+        shutil.copytree(export, tmp_path / ".aside")
+        (tmp_path / ".aside").rename(tmp_path / export.name)
+    out, _ = other.communicate(timeout=60)
+    assert (other.returncode, out) == (0, f"{tmp_path / export.name}\n")
+
+
+def test_an_unknown_backend_is_refused_with_the_names_there_are() -> None:
+    with pytest.raises(ModelError, match="auto, torch, openvino"):
+        load_model("lite_medsam", backend="tensorrt")
