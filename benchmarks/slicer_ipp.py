@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -23,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "slicer_ros_bridge" / "SlicerIPP" / "SlicerIPP")]
 
 from ament_index_python.packages import get_package_share_directory  # noqa: E402
-from bridge_process import BridgeProcess  # noqa: E402
+from bridge_process import BridgeProcess, free_ports  # noqa: E402
 from slicer_scene import SlicerScene  # noqa: E402
 
 from samm_ros.demo.script import mni_volume  # noqa: E402
@@ -117,10 +116,7 @@ def drag(bridge: BridgeProcess) -> None:
 
 
 def restart(bridge: BridgeProcess, count: int) -> None:
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        ports = {"IPP/2": one.getsockname()[1], "SAMM": two.getsockname()[1]}
+    ports = free_ports()
     bridge.stop()
     bridge.start(ports)
     times = []

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import queue
 import re
+import socket
 import subprocess
 import threading
 from collections.abc import Mapping
@@ -14,6 +15,14 @@ from pathlib import Path
 from samm_ros.launch_file import find_executable
 
 _LISTENS = re.compile(r"(IPP/2|SAMM) listens on tcp://.*:(\d+)")
+
+
+def free_ports() -> dict[str, int]:
+    """A port for each protocol."""
+    with socket.socket() as one, socket.socket() as two:
+        for each in (one, two):
+            each.bind(("127.0.0.1", 0))
+        return {"IPP/2": one.getsockname()[1], "SAMM": two.getsockname()[1]}
 
 
 class BridgeProcess:

@@ -75,8 +75,6 @@ def shared_graph(
     from samm_ros.supervisor import Graph
 
     namespace = f"test_{uuid.uuid4().hex[:12]}"
-    # Where the graph looks for weights by name: a test may put some there.
-    os.environ["SAMM_HOME"] = str(tmp_path_factory.mktemp("samm_home"))
     arguments = {"namespace": namespace, "sweep": "false", "bridge": "false"}
     graph = Graph(launch_file, arguments, tmp_path_factory.mktemp("graph"))
     os.environ.update(graph.environment)

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import SimpleITK as sitk
-from bridge_process import BridgeProcess
+from bridge_process import BridgeProcess, free_ports
 from diagnostic_msgs.msg import DiagnosticArray
 from ipp_client import IppClient, Refused
 from peer import Peer
@@ -80,13 +80,6 @@ def cropped(mni_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Volume:
 def _share(slicer: IppClient, volume: Volume) -> str:
     folder = next(m for m in slicer.heard if m.type == "welcome")["folder"]
     return slicer.share_volume(volume, Path(folder))["uid"]
-
-
-def _free_ports() -> dict[str, int]:
-    with socket.socket() as one, socket.socket() as two:
-        for each in (one, two):
-            each.bind(("127.0.0.1", 0))
-        return {"IPP/2": one.getsockname()[1], "SAMM": two.getsockname()[1]}
 
 
 def test_a_box_from_slicer_gives_the_mask_of_the_direct_call(
@@ -331,7 +324,7 @@ def test_without_a_graph_the_bridge_says_what_is_away(lone_bridge: BridgeProcess
 def test_a_bridge_that_was_killed_goes_on_with_the_same_slicers(
     shared_graph: str, mni: Volume, mni_path: Path, tmp_path: Path
 ) -> None:
-    ports = _free_ports()
+    ports = free_ports()
     bridge = BridgeProcess(shared_graph, tmp_path)
     bridge.start(ports)
     try:
@@ -361,7 +354,7 @@ def test_nothing_listens_beyond_this_computer(lone_bridge: BridgeProcess) -> Non
 
 
 def test_a_port_that_is_taken_is_waited_for(namespace: str, tmp_path: Path) -> None:
-    ports = _free_ports()
+    ports = free_ports()
     bridge = BridgeProcess(namespace, tmp_path)
     with socket.socket() as squatter:
         squatter.bind(("127.0.0.1", ports["IPP/2"]))

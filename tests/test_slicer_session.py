@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +11,13 @@ import numpy as np
 import pytest
 import slicer.util
 import vtk
-from bridge_process import BridgeProcess
+from bridge_process import BridgeProcess, free_ports
 from slicer_scene import SlicerScene, numpy_matrix, positions, vtk_matrix
 
 from samm_ros.demo.client import GraphClient
 from samm_ros.geometry import Plane, VolumeGeometry
 from samm_ros.prompts import PixelPrompt
+from samm_ros.supervisor import Graph
 from samm_ros.volume import Volume, Window
 
 pytestmark = pytest.mark.xdist_group("graph")
@@ -154,34 +154,35 @@ def test_volumes_that_lie_otherwise_get_the_right_voxels(
     _assert_same_places(slicer_ipp.voxels(), positions(to_world, ijk))
 
 
-def test_fiducials_in_ras_reach_a_model_that_takes_points(with_mni: SlicerScene, mni: Volume) -> None:
-    """MobileSAM with weights by chance: its masks mean nothing, but only the same points give the same one."""
+def test_fiducials_in_ras_reach_a_model_that_takes_points(
+    launch_file: Path, namespace: str, mni: Volume, tmp_path: Path
+) -> None:
+    """The whole graph as `samm up` starts it, with MobileSAM of weights by chance: its masks mean nothing, but only the
+    same points give the same one."""
     import torch
 
     from samm_ros.models import load_model
     from samm_ros.models.mobile_sam import MobileSam
-    from samm_ros.models.weights import WEIGHTS
 
-    folder = Path(os.environ["SAMM_HOME"]) / "weights"
-    folder.mkdir(exist_ok=True)
-    path = folder / WEIGHTS["mobile_sam"].file_name
+    path = tmp_path / "mobile_sam.pt"
     torch.manual_seed(3)
     torch.save(MobileSam.build(None, "mobile_sam").state_dict(), path)
-    direct = load_model("mobile_sam", path, device="cpu")
+    direct = load_model("mobile_sam", path, device="cpu", backend="torch")
     to_ras = mni.geometry.ijk_to_ras
     inside, outside = np.array([[60.0, 130.0, 35.0]]), np.array([[120.0, 60.0, 35.0]])
-
-    with_mni.logic.select_model("mobile_sam")
-    with_mni.spin_until(lambda: (with_mni.logic.model or {}).get("takes_points"), 120)
-    try:
-        with_mni.parameters.positive = with_mni.add_points(positions(to_ras, inside))
-        with_mni.parameters.negative = with_mni.add_points(positions(to_ras, outside))
-        with_mni.logic.observe()
-        with_mni.spin_until(lambda: with_mni.logic.score is not None, 120)
-        found = with_mni.voxels()
-    finally:
-        with_mni.logic.select_model("lite_medsam")
-        with_mni.spin_until(lambda: (with_mni.logic.model or {}).get("name") == "lite_medsam", 120)
+    ports = free_ports()
+    arguments = {"namespace": namespace, "sweep": "false", "bridge_port": str(ports["IPP/2"])}
+    arguments |= {"samm_port": "-1", "model": "mobile_sam", "checkpoint": str(path), "backend": "torch"}
+    with Graph(launch_file, arguments, tmp_path / "log"), SlicerScene() as scene:
+        scene.connect(ports["IPP/2"])
+        scene.add_volume(mni.voxels, to_ras, (mni.window.lower, mni.window.upper))
+        scene.show("Red", 2, 35, to_ras)
+        scene.load()
+        scene.parameters.positive = scene.add_points(positions(to_ras, inside))
+        scene.parameters.negative = scene.add_points(positions(to_ras, outside))
+        scene.logic.observe()
+        scene.spin_until(lambda: scene.logic.score is not None, 120)
+        found = scene.voxels()
 
     (embedding,) = direct.encode([mni.slice_image(Plane.AXIAL, 35)])
     points = np.float32([inside[0, :2], outside[0, :2]])
@@ -376,9 +377,7 @@ def test_two_slicers_at_once_get_each_their_own(
 def test_a_bridge_that_was_killed_is_found_again_with_everything_kept(
     shared_graph: str, mni: Volume, mni_path: Path, tmp_path: Path
 ) -> None:
-    from test_bridge import _free_ports
-
-    ports = _free_ports()
+    ports = free_ports()
     bridge = BridgeProcess(shared_graph, tmp_path)
     bridge.start(ports)
     to_ras = mni.geometry.ijk_to_ras
