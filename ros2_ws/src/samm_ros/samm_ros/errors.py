@@ -34,6 +34,10 @@ class CacheError(SammError):
     """Saved embeddings that are damaged or belong to something else."""
 
 
+class BagError(SammError):
+    """A recording that cannot be read or written."""
+
+
 class LaunchError(SammError):
     """A launch file, launch argument or process that cannot be started."""
 

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records a running graph's topics into a bag, as `ros2 bag record` does where ROS is installed.
+
+In: the topics of RECORDED, as bytes: nothing is decoded.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from samm_msgs import msg
+
+from ..latency.bag import BagWriter, Topic
+from ..latency.definitions import definition_of
+from . import graph
+
+FLUSH_S = 0.25
+# As deep as a burst of all clients may be: the graph's own readers want the newest alone, a recording wants all.
+_DEPTH = 1000
+
+# Not the overlay: recordings hold no pixels.
+RECORDED = {
+    graph.TASK_EVENTS: (msg.TaskEvent, graph.EVENTS),
+    graph.PROMPTS: (msg.Prompt, graph.NEWEST),
+    graph.SLICE_REQUESTS: (msg.SliceRequest, graph.NEWEST),
+    graph.ACCEPTED_REQUESTS: (msg.SliceRequest, graph.NEWEST),
+    graph.MASKS: (msg.SliceMask, graph.NEWEST),
+    graph.RECEIVED_MASKS: (msg.SliceMask, graph.NEWEST),
+    graph.VOLUME_INFO: (msg.VolumeInfo, graph.LATCHED),
+    graph.MODEL_INFO: (msg.ModelInfo, graph.LATCHED),
+    graph.EMBEDDING_STATUS: (msg.EmbeddingStatus, graph.LATCHED),
+    graph.SEGMENTATION_STATUS: (msg.SegmentationStatus, graph.LATCHED),
+}
+
+
+class Recorder(Node):
+    """Writes what it hears, and flushes it to the disk four times a second."""
+
+    def __init__(self, writer: BagWriter, **node_arguments: object) -> None:
+        super().__init__("recorder", **node_arguments)
+        self._writer = writer
+        for name, (kind, qos) in RECORDED.items():
+            topic = self.resolve_topic_name(name)
+            type_name = f"samm_msgs/msg/{kind.__name__}"
+            definition = definition_of(type_name, lambda package: Path(get_package_share_directory(package)))
+            writer.add(Topic(topic, type_name, definition, qos_text(qos)))
+            deep = QoSProfile(
+                reliability=qos.reliability,
+                durability=qos.durability,
+                history=HistoryPolicy.KEEP_LAST,
+                depth=_DEPTH,
+            )
+            self.create_subscription(kind, name, functools.partial(self._write, topic), deep, raw=True)
+        self.create_timer(FLUSH_S, writer.flush)
+
+    def _write(self, topic: str, data: bytes) -> None:
+        self._writer.write(topic, data, time.time_ns())
+
+
+def qos_text(qos: QoSProfile) -> str:
+    """A profile as rosbag2 keeps it in a bag: YAML, a list of one, infinite where the graph sets no time."""
+    infinite = "{sec: 9223372036, nsec: 854775807}"
+    reliability = "reliable" if qos.reliability == ReliabilityPolicy.RELIABLE else "best_effort"
+    latched = qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
+    return (
+        f"- {{history: keep_last, depth: {qos.depth}, reliability: {reliability}, "
+        f"durability: {'transient_local' if latched else 'volatile'}, deadline: {infinite}, lifespan: {infinite}, "
+        f"liveliness: automatic, liveliness_lease_duration: {infinite}, avoid_ros_namespace_conventions: false}}\n"
+    )

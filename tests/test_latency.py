@@ -1,0 +1,413 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recorded sessions: bags that survive, tables with known numbers, losses that are counted."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ament_index_python.packages import get_package_share_directory
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rclpy.serialization import serialize_message
+from samm_msgs.msg import TaskEvent as TaskEventMsg
+
+from samm_ros import cli
+from samm_ros.cycle import SliceId
+from samm_ros.demo import script
+from samm_ros.demo.client import GraphClient
+from samm_ros.errors import BagError
+from samm_ros.geometry import Plane
+from samm_ros.latency.analysis import analyse, initial_length, losses_of, ratio_of_medians
+from samm_ros.latency.bag import BagReader, BagWriter, Topic
+from samm_ros.latency.definitions import definition_of
+from samm_ros.latency.session import read_session
+from samm_ros.nodes import wire
+from samm_ros.trace import Outcome, Task, TaskEvent
+
+TOPIC = "/ns/task_events"
+TYPE = "samm_msgs/msg/TaskEvent"
+SLICE = SliceId("uid", Plane.CORONAL, 7)
+# Milliseconds that each task takes, in order: a cycle of 15.
+INTERVALS = (1, 2, 3, 4, 5)
+
+
+def cycle_events(cycle: int, start_ms: float, factor: float = 1.0, client_id: str = "a") -> list[TaskEvent]:
+    events, at = [], start_ms
+    for task, interval in zip(Task, INTERVALS, strict=True):
+        begin, at = at, at + interval * factor
+        stamps = int(begin * 1e6), int(at * 1e6)
+        node = f"/ns/{task.name.lower()}"
+        events.append(TaskEvent(task, Outcome.COMPLETED, cycle, client_id, SLICE, node, *stamps))
+    return events
+
+
+def session(count: int = 40, slow: int = 4) -> list[TaskEvent]:
+    """`slow` cycles of 150 ms, then cycles of 15 ms; one every 200 ms."""
+    return [
+        event
+        for n in range(count)
+        for event in cycle_events(1000 + n, 200.0 * n, factor=10.0 if n < slow else 1.0)
+    ]
+
+
+def share(package: str) -> Path:
+    return Path(get_package_share_directory(package))
+
+
+def messages(events: Sequence[TaskEvent]) -> list[TaskEventMsg]:
+    """Numbered by node, as the nodes do."""
+    numbers: dict[str, int] = {}
+    result = []
+    for event in events:
+        numbers[event.node] = numbers.get(event.node, 0) + 1
+        result.append(wire.event_to_msg(event, numbers[event.node], wire.Time(sec=1)))
+    return result
+
+
+def write_bag(folder: Path, events: Sequence[TaskEvent]) -> Path:
+    with BagWriter(folder) as writer:
+        writer.add(Topic(TOPIC, TYPE, definition_of(TYPE, share), ""))
+        for number, message in enumerate(messages(events)):
+            writer.write(TOPIC, serialize_message(message), 10**18 + number)
+    return folder
+
+
+def write_bag_with_rosbags(folder: Path, events: Sequence[TaskEvent], storage: str) -> Path:
+    """By a writer that shares no code with ours."""
+    from rosbags.rosbag2 import StoragePlugin, Writer
+    from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+    store = get_typestore(Stores.ROS2_JAZZY)
+    for name in ("SliceId", "TaskEvent"):
+        text = (share("samm_msgs") / "msg" / f"{name}.msg").read_text()
+        store.register(get_types_from_msg(text, f"samm_msgs/msg/{name}"))
+    with Writer(folder, version=9, storage_plugin=StoragePlugin[storage]) as writer:
+        connection = writer.add_connection(TOPIC, TYPE, typestore=store)
+        for number, message in enumerate(messages(events)):
+            writer.write(connection, 10**18 + number, serialize_message(message))
+    return folder
+
+
+def test_a_session_with_known_stamps_gives_exactly_the_known_table(tmp_path: Path) -> None:
+    report = read_session(write_bag(tmp_path / "bag", session())).report
+    initial, stable = report.phases
+    assert (len(initial.cycles), len(stable.cycles)) == (4, 36)
+    assert [row.name for row in stable.rows] == [*(task.name for task in Task), "cycle"]
+    for row, expected in zip(stable.rows, (*INTERVALS, 15), strict=True):
+        assert row.count == 36
+        assert row.percentiles == pytest.approx((expected,) * 4)
+        assert row.most == pytest.approx(expected)
+    assert initial.rows[-1].percentiles == pytest.approx((150,) * 4)
+    # 36 cycles in 35 × 200 + 15 ms.
+    assert stable.rate == pytest.approx(36 / 7.015)
+    assert stable.jitter == pytest.approx(0)
+    assert not report.outliers
+    (client,) = report.clients
+    assert (client.begun, client.applied) == (40, 40)
+
+
+@pytest.mark.parametrize("storage", ["MCAP", "SQLITE3"])
+def test_a_bag_of_an_independent_writer_is_read_the_same(tmp_path: Path, storage: str) -> None:
+    ours = read_session(write_bag(tmp_path / "ours", session()))
+    theirs = read_session(write_bag_with_rosbags(tmp_path / "theirs", session(), storage))
+    assert theirs.report == ours.report
+    assert not theirs.cut
+
+
+def test_an_independent_reader_reads_our_bags(tmp_path: Path) -> None:
+    """Types come from the definitions in the bag, QoS and counts from its metadata."""
+    from rosbags.highlevel import AnyReader
+
+    events = session(12)
+    with AnyReader([write_bag(tmp_path / "bag", events)]) as reader:
+        assert [(c.topic, c.msgtype, c.msgcount) for c in reader.connections] == [(TOPIC, TYPE, len(events))]
+        read = [reader.deserialize(data, c.msgtype) for c, _, data in reader.messages()]
+    assert [(m.cycle, m.task, m.ended_ns, m.slice.index) for m in read] == [
+        (e.cycle, e.task, e.ended_ns, e.slice.index) for e in events
+    ]
+
+
+@given(st.randoms(use_true_random=False), st.floats(0, 0.3))
+@settings(max_examples=30)
+def test_lost_doubled_and_reordered_messages_are_counted_exactly(
+    chance: random.Random, share_lost: float
+) -> None:
+    sent = list(range(1, 201))
+    delivered = [n for n in sent if n in (1, 200) or chance.random() >= share_lost]
+    doubled = [n for n in delivered if chance.random() < 0.05]
+    heard = [("/t", "p", n) for n in (*delivered, *doubled)]
+    (loss,) = losses_of(heard)
+    assert loss.sent == 200
+    assert loss.sent == loss.delivered + loss.lost
+    assert (loss.delivered, loss.duplicates) == (len(delivered), len(doubled))
+
+
+def test_events_that_are_lost_twice_there_or_out_of_order_change_no_other_cycle() -> None:
+    events = session()
+    chance = random.Random(5)
+    lost = {1010: Task.CPL_INF, 1020: Task.APL_MSK}
+    kept = [e for e in events if lost.get(e.cycle) != e.task]
+    shuffled = [*kept, *chance.sample(kept, 20)]
+    chance.shuffle(shuffled)
+    report = analyse(shuffled)
+    assert {c.cycle for c in report.cycles} == {e.cycle for e in events} - set(lost)
+    assert report.stable.rows[-1].percentiles == pytest.approx((15,) * 4)
+    (client,) = report.clients
+    assert (client.begun, client.applied, client.unanswered) == (40, 39, 1)
+
+
+def test_cycles_over_two_clocks_are_left_out_and_counted() -> None:
+    events = session()
+    skewed = [
+        TaskEvent(**{**vars(e), "started_ns": e.started_ns - 10**9, "ended_ns": e.ended_ns - 10**9})
+        if e.cycle >= 1030 and e.task == Task.CPL_INF
+        else e
+        for e in events
+    ]
+    report = analyse(skewed)
+    assert report.skewed == 10
+    assert {c.cycle for c in report.cycles} == set(range(1000, 1030))
+
+
+def test_how_cycles_ended_is_told_by_client() -> None:
+    def ended(cycle: int, task: Task, outcome: Outcome) -> TaskEvent:
+        return TaskEvent(task, outcome, cycle, "b", SLICE, "/n", 0, 1)
+
+    events = [
+        *cycle_events(1, 0, client_id="b"),
+        ended(2, Task.SND_INF, Outcome.COMPLETED),
+        ended(2, Task.RCV_INF, Outcome.REFUSED),
+        ended(3, Task.SND_INF, Outcome.COMPLETED),
+        ended(3, Task.CPL_INF, Outcome.SUPERSEDED),
+        ended(4, Task.SND_INF, Outcome.COMPLETED),
+        ended(4, Task.APL_MSK, Outcome.DROPPED),
+        ended(5, Task.SND_INF, Outcome.COMPLETED),
+    ]
+    (client,) = analyse(events).clients
+    assert tuple(vars(client).values()) == ("b", 5, 1, 1, 1, 1, 1)
+
+
+def test_an_outlier_is_named() -> None:
+    events = [*session(slow=0), *cycle_events(9999, 60_000, factor=20)]
+    assert [c.cycle for c in analyse(events).outliers] == [9999]
+
+
+@pytest.mark.parametrize(("count", "slow", "expected"), [(40, 4, 4), (40, 0, 0), (5, 2, 0), (40, 12, 12)])
+def test_the_initialisation_is_found_from_the_cycles(count: int, slow: int, expected: int) -> None:
+    cycles = list(analyse(session(count, slow)).cycles)
+    assert initial_length(cycles) == expected
+
+
+def test_a_ratio_has_an_interval_that_holds_the_truth() -> None:
+    chance = np.random.default_rng(1)
+    ratio, low, high = ratio_of_medians(chance.normal(20, 1, 300), chance.normal(10, 1, 300))
+    assert low < 2.0 < high
+    assert low <= ratio <= high
+    assert high - low < 0.2
+
+
+def test_bags_cut_at_two_hundred_places_give_what_they_hold(tmp_path: Path) -> None:
+    whole = write_bag(tmp_path / "bag", session(60))
+    (file,) = whole.glob("*.mcap")
+    data = file.read_bytes()
+    chance = random.Random(7)
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    counts = []
+    for offset in sorted(chance.sample(range(len(data)), 200)):
+        (cut / "bag_0.mcap").write_bytes(data[:offset])
+        reader = BagReader(cut)
+        counts.append(sum(1 for _ in reader.messages()))
+        assert reader.cut
+    assert counts == sorted(counts)
+    assert counts[-1] == 300
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=60)
+def test_damaged_bags_crash_nothing(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    (file,) = write_bag(folder / "bag", session(6, 0)).glob("*.mcap")
+    data = bytearray(file.read_bytes())
+    chance = random.Random(seed)
+    for _ in range(chance.randint(1, 20)):
+        data[chance.randrange(len(data))] = chance.randrange(256)
+    file.write_bytes(data)
+    try:
+        read_session(file)
+    except BagError as error:
+        assert str(error)
+
+
+def test_what_is_no_bag_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.mcap").write_text("not a bag")
+    for path, sentence in (("absent", "no bag"), ("empty", "no bag"), ("text.mcap", "no task events")):
+        assert cli.main(["latency", str(tmp_path / path)]) == 2
+        assert sentence in capsys.readouterr().err
+    (tmp_path / "there").mkdir()
+    with pytest.raises(BagError, match="there already"):
+        BagWriter(tmp_path / "there")
+
+
+def test_latency_leaves_tables_pictures_and_a_page_that_needs_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    one = write_bag(tmp_path / "one", session())
+    two = write_bag(tmp_path / "two", [e for n in range(40) for e in cycle_events(n, 100.0 * n, 2.0)])
+    assert cli.main(["latency", str(one), str(two), "--output", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "initialisation: 4 cycles" in said
+    assert "0.50" in said, "the ratio of 15 to 30 ms"
+    found = {file.name: file for file in (tmp_path / "out").iterdir()}
+    assert set(found) == {
+        "latency.html",
+        "latency.json",
+        *(f"{n}.{s}" for n in ("events", "cycles") for s in ("png", "svg")),
+    }
+    page = found["latency.html"].read_text()
+    assert page.count("<svg") == 3
+    assert "<script" not in page
+    assert "src=" not in page
+    reports = json.loads(found["latency.json"].read_text())
+    assert reports[0]["phases"][1]["rows"][-1]["p50_ms"] == pytest.approx(15)
+
+
+@pytest.mark.xdist_group("graph")
+def test_a_recording_that_is_killed_keeps_all_but_the_last_second(shared_graph: str, tmp_path: Path) -> None:
+    """REL9, and the whole way: graph, recorder, kill -9, analysis."""
+    bag = tmp_path / "bag"
+    command = [sys.executable, "-m", "samm_ros.cli", "record", str(bag), "--namespace", f"/{shared_graph}"]
+    recorder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    try:
+        assert "Recording" in recorder.stdout.readline()
+        with GraphClient(shared_graph, "recorded") as client:
+            kept: set[int] = set()
+            for number in range(200):
+                answer = client.prompt(
+                    script.box(Plane.AXIAL, 35, 36 + number % 9, 110, 82, 162), segment="recorded"
+                )
+                kept.add(answer.cycle)
+                # The recorder discovers the graph while prompts are answered already.
+                if len(_applied(bag)) >= 10:
+                    break
+        before = _applied(bag)
+        recorder.send_signal(signal.SIGKILL)
+        recorder.wait()
+    finally:
+        recorder.kill()
+        recorder.wait()
+    recorded = read_session(bag)
+    assert recorded.cut
+    assert len(before) >= 10
+    applied = {c.cycle for c in recorded.report.cycles if c.client_id == "recorded"}
+    assert applied >= before & kept
+    assert {loss.topic.rpartition("/")[2] for loss in recorded.report.losses} >= {
+        "task_events",
+        "masks",
+        "received_masks",
+    }
+
+
+def _applied(bag: Path) -> set[int]:
+    """Cycles that the bag holds whole so far."""
+    try:
+        return {c.cycle for c in read_session(bag).report.cycles if c.client_id == "recorded"}
+    except BagError:
+        return set()
+
+
+@pytest.mark.xdist_group("graph")
+def test_a_replayed_session_gives_the_same_masks(shared_graph: str, tmp_path: Path, mni_path: Path) -> None:
+    """On the same model, in float32: record, replay, and compare the bags."""
+    shifts = [0, 3, 6, 3]
+    bag = tmp_path / "bag"
+    command = [sys.executable, "-m", "samm_ros.cli", "record", str(bag), "--namespace", f"/{shared_graph}"]
+    recorder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    try:
+        assert "Recording" in recorder.stdout.readline()
+        with GraphClient(shared_graph, "recorded") as client:
+            for _ in range(30):
+                # Until the recorder has discovered the graph.
+                client.prompt(script.box(Plane.AXIAL, 35, 30, 110, 82, 162), segment="recorded")
+                if _applied(bag):
+                    break
+            for shift in shifts:
+                client.prompt(script.box(Plane.AXIAL, 35, 36 + shift, 110, 82, 162), segment="recorded")
+        recorder.send_signal(signal.SIGINT)
+        assert recorder.wait(timeout=30) == 0
+    finally:
+        recorder.kill()
+        recorder.wait()
+    assert not read_session(bag).cut
+
+    again = tmp_path / "again"
+    arguments = [
+        "replay",
+        str(bag),
+        "--output",
+        str(again),
+        "--namespace",
+        f"/{shared_graph}",
+        "--as-fast-as-possible",
+    ]
+    replayed = subprocess.run(
+        [sys.executable, "-m", "samm_ros.cli", *arguments], capture_output=True, text=True, timeout=200
+    )
+    assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+    assert _masks(again)[-len(shifts) :] == _masks(bag)[-len(shifts) :]
+    assert len(set(_masks(bag)[-len(shifts) :])) == 3
+    assert len(_applied(again)) >= len(shifts)
+
+
+def _masks(bag: Path) -> list[bytes]:
+    """The masks that were received, in order, each once."""
+    masks = {
+        recorded.message.cycle: bytes(recorded.message.data)
+        for recorded in BagReader(bag).messages("received_masks")
+        if recorded.message.client_id == "recorded"
+    }
+    return [data for _, data in sorted(masks.items())]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [(["--rate", "0"], "cannot be"), (["--loop", "0"], "cannot be"), ([], "holds no volume")],
+    ids=["rate", "loop", "no volume"],
+)
+def test_what_cannot_be_replayed_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture, arguments: list[str], sentence: str
+) -> None:
+    bag = write_bag(tmp_path / "bag", session(3, 0))
+    assert cli.main(["replay", str(bag), *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.xdist_group("graph")
+def test_top_shows_the_five_tasks(shared_graph: str) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "samm_ros.cli",
+        "top",
+        "--namespace",
+        f"/{shared_graph}",
+        "--seconds",
+        "2",
+    ]
+    shown = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={**os.environ, "COLUMNS": "120"}
+    )
+    assert shown.returncode == 0, shown.stderr
+    for task in Task:
+        assert task.name in shown.stdout
+    assert "slices are embedded" in shown.stdout
