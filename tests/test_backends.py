@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -13,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import openvino
 import pytest
+import torch
 from openvino import opset13 as ops
 
 from samm_ros.errors import BackendError, ModelError
 from samm_ros.geometry import Plane
-from samm_ros.models import _published, exports, load_model
+from samm_ros.models import checkpoint_of, exports, load_model
 from samm_ros.models.exports import export_of, identity_of, write_manifest
 from samm_ros.models.openvino import activate
 from samm_ros.models.parity import dice_of, golden_prompts
@@ -34,7 +36,7 @@ def torch_lite():
 
 @pytest.fixture(scope="module")
 def export() -> Path:
-    return export_of("lite_medsam", _published("lite_medsam"))
+    return export_of("lite_medsam", checkpoint_of("lite_medsam"))
 
 
 def test_auto_takes_openvino_on_a_cpu_and_no_torch() -> None:
@@ -168,13 +170,13 @@ def test_a_stale_or_damaged_export_is_seen_before_it_is_used(export, tmp_path, m
     asked = []
     monkeypatch.setattr(exports, "_make", lambda *args: asked.append(args[-1]))
     started = time.monotonic()
-    assert export_of("lite_medsam", _published("lite_medsam"), tmp_path) == spoiled
+    assert export_of("lite_medsam", checkpoint_of("lite_medsam"), tmp_path) == spoiled
     assert asked == [spoiled]
     assert time.monotonic() - started < GATE_S
 
 
 def test_the_identity_of_an_export_follows_the_checkpoint(tmp_path) -> None:
-    published = _published("lite_medsam")
+    published = checkpoint_of("lite_medsam")
     changed = tmp_path / "changed.pth"
     whole = bytearray(published.read_bytes())
     whole[-1000] ^= 1
@@ -196,10 +198,10 @@ def test_a_bad_checkpoint_is_refused_in_a_sentence_not_taken_for_a_bad_backend(t
 def test_two_processes_that_need_an_export_at_once_make_it_once(export, tmp_path) -> None:
     """The second waits for the first: here for a lock that this test holds, while it puts the export there."""
     code = (
-        "import sys; from pathlib import Path; from samm_ros.models import _published, exports\n"
+        "import sys; from pathlib import Path; from samm_ros.models import checkpoint_of, exports\n"
         "exports._make = lambda *args: sys.exit('made again')\n"
         "print('waiting', flush=True)\n"
-        f"print(exports.export_of('lite_medsam', _published('lite_medsam'), Path({str(tmp_path)!r})))"
+        f"print(exports.export_of('lite_medsam', checkpoint_of('lite_medsam'), Path({str(tmp_path)!r})))"
     )
     with exports._locked(tmp_path / "lite_medsam.lock"):
         other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -213,3 +215,57 @@ def test_two_processes_that_need_an_export_at_once_make_it_once(export, tmp_path
 def test_an_unknown_backend_is_refused_with_the_names_there_are() -> None:
     with pytest.raises(ModelError, match="auto, torch, openvino"):
         load_model("lite_medsam", backend="tensorrt")
+
+
+# What a GPU runs, checked where there is none
+
+
+def test_fused_attention_is_the_published_attention() -> None:
+    from segment_anything.modeling.image_encoder import Attention
+
+    from samm_ros.models.cuda import FusedAttention
+
+    torch.manual_seed(0)
+    for size in ((14, 14), (7, 9)):
+        published = Attention(48, num_heads=3, use_rel_pos=True, input_size=size).eval()
+        with torch.no_grad():
+            published.rel_pos_h.normal_()
+            published.rel_pos_w.normal_()
+            x = torch.randn(2, *size, 48)
+            torch.testing.assert_close(FusedAttention(published)(x), published(x), rtol=1e-4, atol=1e-5)
+
+
+def test_prompts_decoded_in_one_batch_have_the_masks_of_each_alone(torch_lite, mni) -> None:
+    """Through the module that is captured on a GPU, here without the capture."""
+    from samm_ros.models.decoder import DecoderGraph
+
+    class Uncaptured:
+        decoder = DecoderGraph(torch_lite._network, several=False).eval()
+
+        def stream(self):
+            return contextlib.nullcontext()
+
+        def __call__(self, features, xy, labels):
+            return self.decoder(
+                features.permute(1, 2, 0)[None], torch.from_numpy(xy), torch.from_numpy(labels)
+            )
+
+    (embedding,) = torch_lite.encode([mni.slice_image(Plane.AXIAL, 95)])
+    prompts = [
+        PixelPrompt(box_xyxy=box) for box in ([40, 40, 150, 170], [70, 80, 121, 140], [33, 90, 89, 133])
+    ]
+    alone = torch_lite.decode_all(embedding, prompts)
+    torch_lite.batch_decoder = Uncaptured()
+    try:
+        together = torch_lite.decode_all(embedding, prompts)
+    finally:
+        torch_lite.batch_decoder = None
+    for one, other in zip(alone, together, strict=True):
+        assert 0 < one.mask.sum() < one.mask.size
+        assert dice_of(one.mask, other.mask) > 0.999 and one.score == pytest.approx(other.score, abs=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+def test_the_fast_paths_of_cuda_agree_with_eager_float32() -> None:
+    model = load_model("lite_medsam", device="cuda")
+    assert model.refused == () and model.batch_decoder is not None

@@ -19,7 +19,7 @@ from .mask_codec import MaskEncoding, encode_mask
 from .trace import Outcome
 
 if TYPE_CHECKING:
-    from .models.base import MaskResult
+    from .models.base import Embedding, MaskResult, SegmentationModel
 
 logger = logging.getLogger(__name__)
 
@@ -132,25 +132,25 @@ class CompletionLoop:
     @staticmethod
     def _answer(together: dict[_Client, Future[EncodedSlice]]) -> Iterator[tuple[_Client, Answer | None]]:
         """An answer for each client, None where the source is not ready; prompts on one embedding in one batch."""
-        batches: dict[EncodedSlice, list[_Client]] = {}
+        batches: dict[Embedding, tuple[SegmentationModel, list[_Client]]] = {}
         for client, future in together.items():
             try:
                 encoded = future.result()
                 encoded.model.check_prompt(client.request.prompt)
-                batches.setdefault(encoded, []).append(client)
+                batches.setdefault(encoded.embedding, (encoded.model, []))[1].append(client)
             except NotReadyError:
                 yield client, None
             except Exception as error:
                 yield client, _failure(client.request, error)
-        for encoded, clients in batches.items():
+        for embedding, (model, clients) in batches.items():
             try:
-                results = encoded.model.decode_all(encoded.embedding, [c.request.prompt for c in clients])
+                results = model.decode_all(embedding, [client.request.prompt for client in clients])
             except Exception as error:
                 for client in clients:
                     yield client, _failure(client.request, error)
                 continue
             for client, result in zip(clients, results, strict=True):
-                yield client, _answer_of(client.request, encoded.model.name, result)
+                yield client, _answer_of(client.request, model.name, result)
 
 
 def _failure(request: Request, error: Exception) -> Answer:

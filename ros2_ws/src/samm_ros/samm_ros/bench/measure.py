@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,7 +12,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-console = Console(soft_wrap=True)
+# A file or a pipe has no width; the tables need this much.
+console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
 
 def in_turn(calls: Mapping[str, Callable[[], object]], repeat: int) -> dict[str, np.ndarray]:

@@ -27,13 +27,13 @@ def main(args: argparse.Namespace) -> int:
     from ..demo.script import box, mni_volume
     from ..geometry import Plane
     from ..latency.cycles import complete_cycles
-    from ..models import _published
+    from ..models import checkpoint_of
     from ..models.exports import export_of
     from ..supervisor import Graph
     from .measure import machine, show
 
     started = time.monotonic()
-    export_of("lite_medsam", _published("lite_medsam"))
+    export_of("lite_medsam", checkpoint_of("lite_medsam"))
     exported = time.monotonic() - started
     launch_file = Path(get_package_share_directory("samm_ros")) / "launch" / "samm.launch.yaml"
     prompt = box(Plane.AXIAL, 95, 60, 60, 140, 150)

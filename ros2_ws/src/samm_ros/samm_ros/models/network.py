@@ -9,6 +9,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -43,6 +44,7 @@ class NetworkModel(SegmentationModel):
         self._network = network.requires_grad_(False).to(self.device).eval()
         with torch.inference_mode():
             self._positions = network.prompt_encoder.get_dense_pe()
+        self.batch_decoder: BatchDecoder | None = None
 
     @abstractmethod
     def upscale(self, logits: torch.Tensor, embedding: Embedding) -> torch.Tensor:
@@ -56,9 +58,14 @@ class NetworkModel(SegmentationModel):
         sizes = [check_image(image) for image in images]
         batch = torch.stack([torch.from_numpy(self.recipe.preprocess(image)) for image in images])
         with torch.inference_mode(), self._autocast():
-            features = self._network.image_encoder(batch.to(self.device)).to(self.precision)
+            if self.device.type == "cuda":
+                batch = batch.pin_memory().to(self.device, non_blocking=True)
+            features = self._network.image_encoder(batch).to(self.precision)
         # Copies: a view would keep the whole batch in memory after the cache has dropped all but one of it.
         parts = [features[0]] if len(images) == 1 else [part.clone() for part in features]
+        if self.device.type == "cuda":
+            # Whoever decodes does so on another stream, which must not read them earlier.
+            torch.cuda.current_stream(self.device).synchronize()
         return [
             Embedding(part, size, self.recipe.input_size(size))
             for part, size in zip(parts, sizes, strict=True)
@@ -69,6 +76,8 @@ class NetworkModel(SegmentationModel):
         return Embedding(tensor, original_size, self.recipe.input_size(original_size))
 
     def decode(self, embedding: Embedding, prompt: PixelPrompt) -> MaskResult:
+        if self.batch_decoder:
+            return self.decode_all(embedding, [prompt])[0]
         self.check_prompt(prompt)
         with torch.inference_mode():
             sparse, dense = self._network.prompt_encoder(*self._prompt_tensors(prompt, embedding), masks=None)
@@ -82,6 +91,29 @@ class NetworkModel(SegmentationModel):
             best = int(scores[0].argmax())
             mask = self.upscale(logits[:, best : best + 1], embedding)
             return MaskResult(mask[0, 0].cpu().numpy(), float(scores[0, best]))
+
+    def decode_all(self, embedding: Embedding, prompts: Sequence[PixelPrompt]) -> list[MaskResult]:
+        if not self.batch_decoder:
+            return super().decode_all(embedding, prompts)
+        tokens = []
+        for prompt in prompts:
+            self.check_prompt(prompt)
+            tokens.append(self.recipe.tokens(prompt, embedding.original_size))
+        by_count: dict[int, list[int]] = {}
+        for i, (_, labels) in enumerate(tokens):
+            by_count.setdefault(len(labels), []).append(i)
+        results: dict[int, MaskResult] = {}
+        for members in by_count.values():
+            xy, labels = (np.stack([tokens[i][part] for i in members]) for part in (0, 1))
+            with torch.inference_mode(), self.batch_decoder.stream():
+                logits, scores = self.batch_decoder(embedding.features, xy, labels)
+                known = scores.cpu().numpy()
+                for row, i in enumerate(members):
+                    several = self.recipe.wants_several(prompts[i])
+                    first = 1 + int(known[row, 1:].argmax()) if several else 0
+                    mask = self.upscale(logits[row : row + 1, first : first + 1], embedding)
+                    results[i] = MaskResult(mask[0, 0].cpu().numpy(), float(known[row, first]))
+        return [results[i] for i in range(len(prompts))]
 
     def _prompt_tensors(
         self, prompt: PixelPrompt, embedding: Embedding
@@ -105,6 +137,18 @@ class NetworkModel(SegmentationModel):
         if self.precision is torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.precision)
+
+
+class BatchDecoder(Protocol):
+    """Prompts on one slice in one call, see models/cuda.py."""
+
+    def stream(self) -> contextlib.AbstractContextManager: ...
+
+    def __call__(
+        self, features: torch.Tensor, xy: np.ndarray, labels: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """features (C, h, w), xy (B, N, 2), labels (B, N) to logits (B, M, 4h, 4w) and scores (B, M)."""
+        ...
 
 
 def _yield_to_others() -> None:
