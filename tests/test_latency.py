@@ -31,7 +31,7 @@ from samm_ros.latency.bag import BagReader, BagWriter, Topic
 from samm_ros.latency.definitions import definition_of
 from samm_ros.latency.session import read_session
 from samm_ros.nodes import wire
-from samm_ros.trace import Outcome, Task, TaskEvent
+from samm_ros.trace import Completion, Outcome, Task, TaskEvent
 
 TOPIC = "/ns/task_events"
 TYPE = "samm_msgs/msg/TaskEvent"
@@ -40,13 +40,20 @@ SLICE = SliceId("uid", Plane.CORONAL, 7)
 INTERVALS = (1, 2, 3, 4, 5)
 
 
+def completion(begin_ms: float, factor: float) -> Completion:
+    """Of CPL_INF's 3 ms: 0.5 for the embedding, 0.25 for its turn, 2 to decode, 0.125 to pack; slow ones are misses."""
+    marks = (begin_ms + factor * at for at in (0.0, 0.5, 0.75, 2.75, 2.875))
+    return Completion(factor == 1.0, *(int(mark * 1e6) for mark in marks))
+
+
 def cycle_events(cycle: int, start_ms: float, factor: float = 1.0, client_id: str = "a") -> list[TaskEvent]:
     events, at = [], start_ms
     for task, interval in zip(Task, INTERVALS, strict=True):
         begin, at = at, at + interval * factor
         stamps = int(begin * 1e6), int(at * 1e6)
         node = f"/ns/{task.name.lower()}"
-        events.append(TaskEvent(task, Outcome.COMPLETED, cycle, client_id, SLICE, node, *stamps))
+        done = completion(begin, factor) if task == Task.CPL_INF else None
+        events.append(TaskEvent(task, Outcome.COMPLETED, cycle, client_id, SLICE, node, *stamps, done))
     return events
 
 
@@ -106,6 +113,11 @@ def test_a_session_with_known_stamps_gives_exactly_the_known_table(tmp_path: Pat
         assert row.count == 36
         assert row.percentiles == pytest.approx((expected,) * 4)
         assert row.most == pytest.approx(expected)
+    assert [row.name for row in stable.parts] == ["embedding", "queue", "decode", "pack", "overhead"]
+    for row, expected in zip(stable.parts, (0.5, 0.25, 2, 0.125, 12.5), strict=True):
+        assert row.count == 36
+        assert row.percentiles == pytest.approx((expected,) * 4)
+    assert (initial.hits, stable.hits) == (0, 36)
     assert initial.rows[-1].percentiles == pytest.approx((150,) * 4)
     # 36 cycles in 35 × 200 + 15 ms.
     assert stable.rate == pytest.approx(36 / 7.015)

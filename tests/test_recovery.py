@@ -59,9 +59,13 @@ def test_a_server_killed_in_mid_prompt_answers_it_when_it_is_back_and_nothing_ap
         peer.listen(SegmentationStatus, graph.SEGMENTATION_STATUS, graph.LATCHED)
         peer.listen(SliceMask, graph.RECEIVED_MASKS, graph.NEWEST)
         client.load(mni_path)
-        client.prompt(FIRST, segment="kept")
+        first = client.prompt(FIRST, segment="kept")
         before = saved_labels(client, tmp_path / "before.nii.gz")
         assert before.any()
+
+        def waits(status: SegmentationStatus) -> bool:
+            return any(c.requested > max(c.settled, first.cycle) for c in status.clients)
+
         publisher = peer.publisher(Prompt, graph.PROMPTS, graph.NEWEST)
 
         # The slice is new to the server: it dies while it encodes it.
@@ -69,11 +73,11 @@ def test_a_server_killed_in_mid_prompt_answers_it_when_it_is_back_and_nothing_ap
             publisher,
             wire.prompt_to_msg(SECOND, client_id="surgeon", segment="late"),
             graph.SEGMENTATION_STATUS,
-            lambda s: any(c.requested > c.settled for c in s.clients),
+            waits,
         )
         running.kill("samm_server", signal.SIGKILL)
 
-        peer.wait_for(graph.SEGMENTATION_STATUS, lambda s: s.stale, timeout_s=2.0)
+        peer.wait_for(graph.SEGMENTATION_STATUS, lambda s: s.stale and waits(s), timeout_s=2.0)
         answer = peer.wait_for(graph.RECEIVED_MASKS, lambda m: m.segment == "late" and not m.error, RESTART_S)
         peer.wait_for(
             graph.SEGMENTATION_STATUS,

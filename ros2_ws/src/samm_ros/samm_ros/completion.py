@@ -16,15 +16,26 @@ from .cycle import MAX_CLIENTS, Answer, Request, refusal
 from .embedding.engine import EmbeddingSource, EncodedSlice
 from .errors import NotReadyError, SammError
 from .mask_codec import MaskEncoding, encode_mask
-from .trace import Outcome
+from .trace import Completion, Outcome
 
 if TYPE_CHECKING:
     from .models.base import Embedding, MaskResult, SegmentationModel
 
 logger = logging.getLogger(__name__)
 
-# Called from the loop's thread with the request, when work on it began (CLOCK_MONOTONIC, ns) and how it ended.
-OnEnded = Callable[[Request, "Answer | None", int, Outcome], None]
+# Called from the loop's thread, or the submitting one, with the request and how it ended.
+OnEnded = Callable[["Ended"], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Ended:
+    """How a request ended. started_ns: CLOCK_MONOTONIC when work on it began. completion: where a mask was decoded."""
+
+    request: Request
+    answer: Answer | None
+    started_ns: int
+    outcome: Outcome
+    completion: Completion | None = None
 
 
 @dataclass(eq=False)
@@ -32,8 +43,22 @@ class _Client:
     """A client's newest request; taken once it is being decoded, and then its answer."""
 
     request: Request
+    received_ns: int
+    embedding_hit: bool = False
+    embedded_ns: int = 0
     taken: bool = False
     answer: Answer | None = None
+
+    def completion(self, decode_started_ns: int, decode_ended_ns: int) -> Completion:
+        """Of a mask that has just been packed."""
+        return Completion(
+            self.embedding_hit,
+            self.received_ns,
+            self.embedded_ns,
+            decode_started_ns,
+            decode_ended_ns,
+            time.monotonic_ns(),
+        )
 
 
 def _outcome(answer: Answer) -> Outcome:
@@ -67,19 +92,20 @@ class CompletionLoop:
                 return
             again = former is not None and request.cycle == former.request.cycle
             if not again:
-                self._clients[request.client_id] = _Client(request)
+                client = self._clients[request.client_id] = _Client(request, now)
                 self._clients.move_to_end(request.client_id)
                 self._ready.pop(request.client_id, None)
                 self._forget_idle_clients()
         if again:
             # Either it is still being worked on, or its mask was lost on the way.
             if former.answer:
-                self._on_ended(request, former.answer, now, _outcome(former.answer))
+                self._on_ended(Ended(request, former.answer, now, _outcome(former.answer)))
             return
         if former and not former.taken:
-            self._on_ended(former.request, None, now, Outcome.SUPERSEDED)
+            self._on_ended(Ended(former.request, None, now, Outcome.SUPERSEDED))
         embedding = self._source.request(request.slice)
-        embedding.add_done_callback(lambda future: self._embedded(request, future))
+        client.embedding_hit = embedding.done()
+        embedding.add_done_callback(lambda future: self._embedded(client, future))
 
     def close(self) -> None:
         """End the thread after the request under way."""
@@ -94,11 +120,12 @@ class CompletionLoop:
                 return
             del self._clients[client_id]
 
-    def _embedded(self, request: Request, future: Future[EncodedSlice]) -> None:
+    def _embedded(self, client: _Client, future: Future[EncodedSlice]) -> None:
+        client_id = client.request.client_id
         with self._wake:
-            client = self._clients.get(request.client_id)
-            if client and client.request is request:
-                self._ready[request.client_id] = future
+            if self._clients.get(client_id) is client:
+                client.embedded_ns = time.monotonic_ns()
+                self._ready[client_id] = future
                 self._wake.notify()
 
     def _run(self) -> None:
@@ -118,19 +145,21 @@ class CompletionLoop:
                 for client in together:
                     client.taken = True
             started_ns = time.monotonic_ns()
-            for client, answer in self._answer(together):
+            for client, answer, completion in self._answer(together):
                 client.answer = answer
                 if answer is None:
                     with self._wake:
                         # Unknown again, so that the same cycle, sent again, is begun again.
                         if self._clients.get(client.request.client_id) is client:
                             del self._clients[client.request.client_id]
-                    self._on_ended(client.request, None, started_ns, Outcome.DROPPED)
+                    self._on_ended(Ended(client.request, None, started_ns, Outcome.DROPPED))
                     continue
-                self._on_ended(client.request, answer, started_ns, _outcome(answer))
+                self._on_ended(Ended(client.request, answer, started_ns, _outcome(answer), completion))
 
     @staticmethod
-    def _answer(together: dict[_Client, Future[EncodedSlice]]) -> Iterator[tuple[_Client, Answer | None]]:
+    def _answer(
+        together: dict[_Client, Future[EncodedSlice]],
+    ) -> Iterator[tuple[_Client, Answer | None, Completion | None]]:
         """An answer for each client, None where the source is not ready; prompts on one embedding in one batch."""
         batches: dict[Embedding, tuple[SegmentationModel, list[_Client]]] = {}
         for client, future in together.items():
@@ -139,18 +168,21 @@ class CompletionLoop:
                 encoded.model.check_prompt(client.request.prompt)
                 batches.setdefault(encoded.embedding, (encoded.model, []))[1].append(client)
             except NotReadyError:
-                yield client, None
+                yield client, None, None
             except Exception as error:
-                yield client, _failure(client.request, error)
+                yield client, _failure(client.request, error), None
         for embedding, (model, clients) in batches.items():
+            began_ns = time.monotonic_ns()
             try:
                 results = model.decode_all(embedding, [client.request.prompt for client in clients])
             except Exception as error:
                 for client in clients:
-                    yield client, _failure(client.request, error)
+                    yield client, _failure(client.request, error), None
                 continue
+            decoded_ns = time.monotonic_ns()
             for client, result in zip(clients, results, strict=True):
-                yield client, _answer_of(client.request, model.name, result)
+                answer = _answer_of(client.request, model.name, result)
+                yield client, answer, client.completion(began_ns, decoded_ns)
 
 
 def _failure(request: Request, error: Exception) -> Answer:

@@ -29,8 +29,26 @@ class Outcome(IntEnum):
 
 
 @dataclass(frozen=True)
+class Completion:
+    """What CPL_INF's time went to: nanoseconds of its host's CLOCK_MONOTONIC, in this order.
+
+    embedding_hit: the slice was in the cache when the request came.
+    """
+
+    embedding_hit: bool
+    received_ns: int
+    embedded_ns: int
+    decode_started_ns: int
+    decode_ended_ns: int
+    packed_ns: int
+
+
+@dataclass(frozen=True)
 class TaskEvent:
-    """One task of one cycle has ended; stamps are nanoseconds of CLOCK_MONOTONIC of the node's host."""
+    """One task of one cycle has ended; stamps are nanoseconds of CLOCK_MONOTONIC of the node's host.
+
+    completion: of CPL_INF, where it decoded a mask.
+    """
 
     task: Task
     outcome: Outcome
@@ -40,3 +58,4 @@ class TaskEvent:
     node: str
     started_ns: int
     ended_ns: int
+    completion: Completion | None = None

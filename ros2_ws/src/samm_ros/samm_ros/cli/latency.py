@@ -67,17 +67,18 @@ def main(args: argparse.Namespace) -> int:
 def _print(console: object, name: str, report: object) -> None:
     from rich.table import Table
 
-    from ..latency.analysis import PERCENTILES
+    from ..latency.analysis import PERCENTILES, describe
 
     for phase in report.phases:
-        title = f"{name}, {phase.name}: {len(phase.cycles)} cycles, {phase.rate:.2f} a second, jitter {phase.jitter:.1f} ms"
+        title = f"{name}, {phase.name}: {describe(phase)}"
         table = Table(
             "ms", *(f"p{p}" for p in PERCENTILES), "max", "count", title=title, title_justify="left"
         )
         for row in phase.rows:
-            table.add_row(
-                row.name, *(f"{value:.2f}" for value in (*row.percentiles, row.most)), str(row.count)
-            )
+            table.add_row(*_cells(row))
+        table.add_section()
+        for row in phase.parts:
+            table.add_row(*_cells(row), style="dim")
         console.print(table)
     table = Table("client", "begun", "applied", "refused", "superseded", "dropped", "unanswered")
     for client in report.clients:
@@ -95,6 +96,10 @@ def _print(console: object, name: str, report: object) -> None:
     if report.outliers:
         named = ", ".join(f"{cycle.cycle} ({cycle.total_ms:.0f} ms)" for cycle in report.outliers[:10])
         console.print(f"Outliers: {named}{' …' if len(report.outliers) > 10 else ''}")
+
+
+def _cells(row: object) -> tuple[str, ...]:
+    return row.name, *(f"{value:.2f}" for value in (*row.percentiles, row.most)), str(row.count)
 
 
 def _print_ratios(console: object, reports: list) -> None:

@@ -7,6 +7,8 @@ import argparse
 import time
 from pathlib import Path
 
+DISCOVERY_S = 10.0
+
 HELP = "play a recorded session into a running graph, and record what comes of it"
 
 
@@ -66,6 +68,12 @@ def main(args: argparse.Namespace) -> int:
         try:
             replayer = nodes[1]
             replayer.load(script.volume)
+            deadline = time.monotonic() + DISCOVERY_S
+            while not nodes[0].hears_graph():
+                if time.monotonic() > deadline:
+                    print("Not every node of the graph is heard yet; the new bag may lack the first cycles")
+                    break
+                time.sleep(0.05)
             rate = None if args.as_fast_as_possible else args.rate
             with Progress(TextColumn("prompts"), MofNCompleteColumn()) as bars:
                 bar = bars.add_task("", total=args.loop * len(script.prompts))

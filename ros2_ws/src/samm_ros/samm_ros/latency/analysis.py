@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..trace import Outcome, Task, TaskEvent
-from .cycles import Cycle, complete_cycles
+from .cycles import PARTS, Cycle, complete_cycles
 
 PERCENTILES = (50, 90, 95, 99)
 # A cycle this many times as long as the later half's median still belongs to the initialisation …
@@ -66,11 +66,16 @@ class Client:
 
 @dataclass(frozen=True)
 class Phase:
-    """Cycles one after the other. rate: a second. jitter: standard deviation of the time between their ends, ms."""
+    """Cycles one after the other. parts: rows of PARTS, where CPL_INF told. hits: slices that were embedded already.
+
+    rate: a second. jitter: standard deviation of the time between their ends, ms.
+    """
 
     name: str
     cycles: tuple[Cycle, ...]
     rows: tuple[Row, ...]
+    parts: tuple[Row, ...]
+    hits: int
     rate: float
     jitter: float
 
@@ -155,6 +160,12 @@ def ratio_of_medians(
     return float(np.median(one) / np.median(other)), float(low), float(high)
 
 
+def describe(phase: Phase) -> str:
+    """A phase in one line."""
+    hits = f", {phase.hits} of them on an embedded slice" if phase.parts else ""
+    return f"{len(phase.cycles)} cycles{hits}, {phase.rate:.2f} a second, jitter {phase.jitter:.1f} ms"
+
+
 def as_json(report: Report) -> dict:
     """Plain numbers and texts."""
     return {
@@ -164,15 +175,9 @@ def as_json(report: Report) -> dict:
                 "cycles": len(phase.cycles),
                 "rate": phase.rate,
                 "jitter_ms": phase.jitter,
-                "rows": [
-                    {
-                        "name": row.name,
-                        "count": row.count,
-                        **{f"p{p}_ms": value for p, value in zip(PERCENTILES, row.percentiles, strict=True)},
-                        "max_ms": row.most,
-                    }
-                    for row in phase.rows
-                ],
+                "hits": phase.hits,
+                "rows": [_row_as_json(row) for row in phase.rows],
+                "parts": [_row_as_json(row) for row in phase.parts],
             }
             for phase in report.phases
         ],
@@ -189,13 +194,22 @@ def as_json(report: Report) -> dict:
     }
 
 
+def _row_as_json(row: Row) -> dict:
+    percentiles = {f"p{p}_ms": value for p, value in zip(PERCENTILES, row.percentiles, strict=True)}
+    return {"name": row.name, "count": row.count, **percentiles, "max_ms": row.most}
+
+
 def _phase(name: str, cycles: Sequence[Cycle]) -> Phase:
     rows = [_row(task.name, [cycle.interval_ms(task) for cycle in cycles]) for task in Task]
     rows.append(_row("cycle", [cycle.total_ms for cycle in cycles]))
+    told = [cycle.parts_ms for cycle in cycles if cycle.completion]
+    parts = [_row(part, [parts_ms[part] for parts_ms in told]) for part in PARTS] if told else []
+    hits = sum(cycle.completion.embedding_hit for cycle in cycles if cycle.completion)
     ends = np.sort([cycle.ended_ns[Task.APL_MSK] for cycle in cycles]) if cycles else np.zeros(0)
     seconds = (ends[-1] - min(cycle.started_ns for cycle in cycles)) / 1e9 if len(cycles) else 0.0
     jitter = float(np.std(np.diff(ends)) / 1e6) if len(ends) > 2 else 0.0
-    return Phase(name, tuple(cycles), tuple(rows), len(cycles) / seconds if seconds > 0 else 0.0, jitter)
+    rate = len(cycles) / seconds if seconds > 0 else 0.0
+    return Phase(name, tuple(cycles), tuple(rows), tuple(parts), hits, rate, jitter)
 
 
 def _row(name: str, values_ms: Sequence[float]) -> Row:

@@ -11,7 +11,11 @@ from itertools import pairwise
 import numpy as np
 
 from ..cycle import SliceId
-from ..trace import Outcome, Task, TaskEvent
+from ..trace import Completion, Outcome, Task, TaskEvent
+
+# Of a cycle: waiting for the embedding, waiting for the decoder, decoding, packing the mask; the overhead is the whole
+# cycle without the first and the third.
+PARTS = ("embedding", "queue", "decode", "pack", "overhead")
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Cycle:
     slice: SliceId
     started_ns: int
     ended_ns: dict[Task, int]
+    completion: Completion | None = None
 
     @property
     def total_ms(self) -> float:
@@ -33,6 +38,16 @@ class Cycle:
         """From the end of the task before (for SND_INF: the prompt's arrival) to this task's end."""
         before = self.started_ns if task == Task.SND_INF else self.ended_ns[Task(task - 1)]
         return (self.ended_ns[task] - before) / 1e6
+
+    @property
+    def parts_ms(self) -> dict[str, float]:
+        """What the cycle's time went to, by PARTS; empty where CPL_INF did not say."""
+        if not (c := self.completion):
+            return {}
+        wait, decode = c.embedded_ns - c.received_ns, c.decode_ended_ns - c.decode_started_ns
+        spans = wait, c.decode_started_ns - c.embedded_ns, decode, c.packed_ns - c.decode_ended_ns
+        parts = [span / 1e6 for span in spans]
+        return dict(zip(PARTS, (*parts, self.total_ms - (wait + decode) / 1e6), strict=True))
 
 
 def complete_cycles(events: Iterable[TaskEvent]) -> list[Cycle]:
@@ -51,7 +66,8 @@ def complete_cycles(events: Iterable[TaskEvent]) -> list[Cycle]:
             continue
         first = tasks[Task.SND_INF]
         ended_ns = {task: tasks[task].ended_ns for task in Task}
-        cycles.append(Cycle(cycle, client_id, first.slice, first.started_ns, ended_ns))
+        completion = tasks[Task.CPL_INF].completion
+        cycles.append(Cycle(cycle, client_id, first.slice, first.started_ns, ended_ns, completion))
     return sorted(cycles, key=lambda c: c.started_ns)
 
 

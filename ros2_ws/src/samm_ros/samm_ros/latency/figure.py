@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
 from ..trace import Task  # noqa: E402
-from .analysis import PERCENTILES, Report  # noqa: E402
+from .analysis import PERCENTILES, Report, describe  # noqa: E402
 from .cycles import Cycle  # noqa: E402
 
 # Okabe and Ito's colours, told apart by everybody.
@@ -100,12 +100,10 @@ def write_page(path: Path, reports: Sequence[Report], names: Sequence[str], note
     for report, name in zip(reports, names, strict=True):
         parts.append(f"<h2>{html.escape(name)}</h2>")
         for phase in report.phases:
-            parts.append(
-                f"<h3>{phase.name}: {len(phase.cycles)} cycles, {phase.rate:.2f} a second, jitter {phase.jitter:.1f} ms</h3>"
-            )
+            parts.append(f"<h3>{phase.name}: {describe(phase)}</h3>")
             head = "".join(f"<th>p{p}</th>" for p in PERCENTILES)
             parts.append(f"<table><tr><th>ms</th>{head}<th>max</th><th>count</th></tr>")
-            for row in phase.rows:
+            for row in (*phase.rows, *phase.parts):
                 cells = "".join(f"<td>{value:.2f}</td>" for value in (*row.percentiles, row.most))
                 parts.append(f"<tr><td>{row.name}</td>{cells}<td>{row.count}</td></tr>")
             parts.append("</table>")

@@ -6,12 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..cycle import SliceId
-from ..errors import BagError
-from ..geometry import Plane
-from ..trace import Outcome, Task, TaskEvent
+from ..errors import BagError, PromptError
+from ..nodes import wire
+from ..trace import TaskEvent
 from .analysis import Report, analyse, losses_of
-from .bag import BagReader, Recorded
+from .bag import BagReader
 
 # By the last part of their names.
 EVENTS = "task_events"
@@ -38,29 +37,13 @@ def read_session(path: Path) -> Session:
         try:
             publisher = ""
             if recorded.topic.rpartition("/")[2] == EVENTS:
-                event = event_of(recorded)
+                event = wire.event_from_msg(recorded.message)
                 publisher = event.node
                 events.append(event)
             heard.append((recorded.topic, publisher, int(recorded.message.sequence)))
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, PromptError):
             unreadable += 1
     if not events:
         why = "it was cut before the first" if reader.cut else "were they recorded?"
         raise BagError(f"{path} holds no task events; {why}")
     return Session(path, analyse(events, losses_of(heard)), reader.cut, unreadable)
-
-
-def event_of(recorded: Recorded) -> TaskEvent:
-    """Raises ValueError or AttributeError for what is no TaskEvent."""
-    message = recorded.message
-    place = SliceId(message.slice.volume_uid, Plane(message.slice.plane), int(message.slice.index))
-    return TaskEvent(
-        Task(message.task),
-        Outcome(message.outcome),
-        int(message.cycle),
-        message.client_id,
-        place,
-        message.node,
-        int(message.started_ns),
-        int(message.ended_ns),
-    )

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 
 class DecoderGraph(nn.Module):
-    """SAM's prompt encoder and mask decoder in one, with 57 % of the arithmetic.
+    """SAM's prompt encoder and mask decoder in one, with half of the arithmetic.
 
     The few tokens and the 4096 pixels attend to each other. Where the published module projects all pixels to keys and
     values of each head, here the tokens' side absorbs the projection: (Wk x)·q = x·(Wk^T q). Products are only

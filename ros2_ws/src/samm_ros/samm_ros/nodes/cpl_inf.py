@@ -16,8 +16,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.node import Node
 from samm_msgs.msg import SliceRequest
 
-from ..completion import CompletionLoop
-from ..cycle import Answer, Request
+from ..completion import CompletionLoop, Ended
 from ..embedding.engine import EmbeddingSource
 from ..errors import PromptError
 from ..trace import Outcome, Task
@@ -57,13 +56,13 @@ class CplInf(LifecycleNode):
         except PromptError as error:
             self._diagnostics.problem(str(error))
 
-    def _on_ended(self, request: Request, answer: Answer | None, started_ns: int, outcome: Outcome) -> None:
-        ended_ns = self._masks.publish(answer) if answer else time.monotonic_ns()
-        self._tracer.ended(request, started_ns, ended_ns, outcome)
-        self._diagnostics.count(outcome.name.lower())
-        if outcome == Outcome.REFUSED:
-            self._diagnostics.problem(answer.error)
-        elif outcome == Outcome.COMPLETED:
+    def _on_ended(self, ended: Ended) -> None:
+        ended_ns = self._masks.publish(ended.answer) if ended.answer else time.monotonic_ns()
+        self._tracer.ended(ended.request, ended.started_ns, ended_ns, ended.outcome, ended.completion)
+        self._diagnostics.count(ended.outcome.name.lower())
+        if ended.outcome == Outcome.REFUSED:
+            self._diagnostics.problem(ended.answer.error)
+        elif ended.outcome == Outcome.COMPLETED:
             self._diagnostics.solved()
 
 

@@ -13,10 +13,12 @@ from pathlib import Path
 from ament_index_python.packages import get_package_share_directory
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 from samm_msgs import msg
 
 from ..latency.bag import BagWriter, Topic
 from ..latency.definitions import definition_of
+from ..trace import Task
 from . import graph
 
 FLUSH_S = 0.25
@@ -44,6 +46,7 @@ class Recorder(Node):
     def __init__(self, writer: BagWriter, **node_arguments: object) -> None:
         super().__init__("recorder", **node_arguments)
         self._writer = writer
+        self._subscriptions_of: dict[str, Subscription] = {}
         for name, (kind, qos) in RECORDED.items():
             topic = self.resolve_topic_name(name)
             type_name = f"samm_msgs/msg/{kind.__name__}"
@@ -55,8 +58,19 @@ class Recorder(Node):
                 history=HistoryPolicy.KEEP_LAST,
                 depth=_DEPTH,
             )
-            self.create_subscription(kind, name, functools.partial(self._write, topic), deep, raw=True)
+            self._subscriptions_of[name] = self.create_subscription(
+                kind, name, functools.partial(self._write, topic), deep, raw=True
+            )
         self.create_timer(FLUSH_S, writer.flush)
+
+    def hears_graph(self) -> bool:
+        """Whether every task's events and every node's topics reach it by now: discovery takes a moment."""
+        tasks = self._subscriptions_of[graph.TASK_EVENTS].get_publisher_count()
+        return tasks >= len(Task) and all(
+            subscription.get_publisher_count() >= max(1, self.count_publishers(name))
+            for name, subscription in self._subscriptions_of.items()
+            if name != graph.PROMPTS
+        )
 
     def _write(self, topic: str, data: bytes) -> None:
         self._writer.write(topic, data, time.time_ns())

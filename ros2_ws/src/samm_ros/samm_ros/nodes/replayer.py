@@ -79,6 +79,8 @@ class Replayer(Node):
     def __init__(self, **node_arguments: object) -> None:
         super().__init__("replayer", **node_arguments)
         self._cycles = CycleCounter()
+        # The newest cycle of each client: whose mask came by, and which APL_MSK has settled.
+        self._answered: dict[str, int] = {}
         self._settled: dict[str, int] = {}
         self._shown = ""
         self._changed = threading.Condition()
@@ -141,26 +143,28 @@ class Replayer(Node):
         with self._changed:
             while time.monotonic() < deadline:
                 if self._changed.wait_for(
-                    lambda: self._settled.get(prompt.client_id, 0) >= prompt.cycle, RESEND_S
+                    lambda: self._answered.get(prompt.client_id, 0) >= prompt.cycle, RESEND_S
                 ):
                     return
                 # Best effort: it may not have come through; the same cycle again is the same prompt.
                 self._prompts.publish(prompt)
 
     def _on_mask(self, message: SliceMask) -> None:
-        self._settle(message.client_id, message.cycle)
+        with self._changed:
+            _raise(self._answered, message.client_id, message.cycle)
+            self._changed.notify_all()
 
     def _on_status(self, message: SegmentationStatus) -> None:
-        for client in message.clients:
-            self._settle(client.client_id, client.settled)
         with self._changed:
+            for client in message.clients:
+                _raise(self._answered, client.client_id, client.settled)
+                _raise(self._settled, client.client_id, client.settled)
             self._shown = message.volume_uid
             self._changed.notify_all()
 
-    def _settle(self, client_id: str, cycle: int) -> None:
-        with self._changed:
-            self._settled[client_id] = max(cycle, self._settled.get(client_id, 0))
-            self._changed.notify_all()
+
+def _raise(cycles: dict[str, int], client_id: str, cycle: int) -> None:
+    cycles[client_id] = max(cycle, cycles.get(client_id, 0))
 
 
 def _prompt_of(request: SliceRequest) -> Prompt:

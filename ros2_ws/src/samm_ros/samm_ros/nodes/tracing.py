@@ -7,7 +7,7 @@ from rclpy.node import Node
 from samm_msgs.msg import TaskEvent as TaskEventMsg
 
 from ..cycle import Answer, Request
-from ..trace import Outcome, Task, TaskEvent
+from ..trace import Completion, Outcome, Task, TaskEvent
 from . import graph, wire
 from .publishing import NumberedPublisher
 
@@ -23,7 +23,12 @@ class TaskTracer:
         )
 
     def ended(
-        self, cycle_of: Request | Answer, started_ns: int, ended_ns: int, outcome: Outcome = Outcome.COMPLETED
+        self,
+        cycle_of: Request | Answer,
+        started_ns: int,
+        ended_ns: int,
+        outcome: Outcome = Outcome.COMPLETED,
+        completion: Completion | None = None,
     ) -> None:
         """The task ran from `started_ns` to `ended_ns` (CLOCK_MONOTONIC); call it when its result is on its way."""
         event = TaskEvent(
@@ -35,5 +40,6 @@ class TaskTracer:
             self._node_name,
             started_ns,
             ended_ns,
+            completion,
         )
         self._publisher.publish(event)

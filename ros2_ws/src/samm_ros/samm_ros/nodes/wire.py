@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -16,8 +16,10 @@ from ..errors import MaskError, PromptError
 from ..geometry import Plane, VolumeGeometry
 from ..mask_codec import MaskEncoding
 from ..prompts import PixelPrompt, Prompt
-from ..trace import Outcome, Task, TaskEvent
+from ..trace import Completion, Outcome, Task, TaskEvent
 from ..volume import Window
+
+_COMPLETION = tuple(field.name for field in fields(Completion))
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +202,7 @@ def event_to_msg(event: TaskEvent, sequence: int, stamp: Time) -> msg.TaskEvent:
         node=event.node,
         started_ns=event.started_ns,
         ended_ns=event.ended_ns,
+        **(asdict(event.completion) if event.completion else {}),
     )
     message.header.stamp = stamp
     return message
@@ -216,4 +219,5 @@ def event_from_msg(message: msg.TaskEvent) -> TaskEvent:
         message.node,
         message.started_ns,
         message.ended_ns,
+        Completion(*(getattr(message, name) for name in _COMPLETION)) if message.packed_ns else None,
     )
