@@ -4,7 +4,7 @@
 In:   received_masks, slice_requests (SliceMask, SliceRequest, newest), volume_info (VolumeInfo, latched)
 Out:  segmentation_status (latched), overlay (sensor_msgs/Image, newest), task_events
 Services: undo, redo (std_srvs/Trigger), save_segmentation
-Parameters: stale_after, overlay, journal
+Parameters: stale_after, overlay, journal, trace
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from ..trace import Task
 from ..volume import Volume, read_volume
 from . import graph, parameters, process, wire
 from .diagnostics import Diagnostics
+from .direct import DirectSubscription, exclusive
 from .images import image_to_msg
 from .tracing import TaskTracer
 
@@ -55,6 +56,7 @@ class AplMsk(Node):
             self, "journal", "", "File that keeps what is applied across a restart; empty: it is not kept."
         )
         self._diagnostics = Diagnostics(self)
+        self._lock = threading.RLock()
         self._session = ApplySession(self._open(journal))
         self._volume: Volume | None = None
         self._newest_slice: SliceId | None = None
@@ -63,8 +65,8 @@ class AplMsk(Node):
         self._status = self.create_publisher(SegmentationStatus, graph.SEGMENTATION_STATUS, graph.LATCHED)
         self._overlay = self.create_publisher(Image, graph.OVERLAY, graph.NEWEST)
         self.create_subscription(VolumeInfo, graph.VOLUME_INFO, self._on_volume, graph.LATCHED)
-        self.create_subscription(SliceRequest, graph.SLICE_REQUESTS, self._on_request, graph.NEWEST)
-        self.create_subscription(SliceMask, graph.RECEIVED_MASKS, self._on_answer, graph.NEWEST)
+        DirectSubscription(self, SliceRequest, graph.SLICE_REQUESTS, self._on_request, graph.NEWEST)
+        DirectSubscription(self, SliceMask, graph.RECEIVED_MASKS, self._on_answer, graph.NEWEST)
         self.create_service(Trigger, graph.UNDO, self._on_undo)
         self.create_service(Trigger, graph.REDO, self._on_redo)
         self.create_service(SaveSegmentation, graph.SAVE_SEGMENTATION, self._on_save)
@@ -77,6 +79,7 @@ class AplMsk(Node):
             self._diagnostics.problem(str(error))
             return None
 
+    @exclusive
     def _on_volume(self, message: VolumeInfo) -> None:
         try:
             shown = wire.volume_from_msg(message)
@@ -100,12 +103,14 @@ class AplMsk(Node):
         if volume.uid == shown.uid:
             self._volume = volume
 
+    @exclusive
     def _on_request(self, message: SliceRequest) -> None:
         try:
             self._session.requested(wire.request_from_msg(message))
         except PromptError as error:
             self._diagnostics.problem(str(error))
 
+    @exclusive
     def _on_answer(self, message: SliceMask) -> None:
         started_ns = time.monotonic_ns()
         try:
@@ -123,18 +128,21 @@ class AplMsk(Node):
         self._newest_slice = answer.slice
         self._draw(stale=False)
 
+    @exclusive
     def _on_undo(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = self._session.undo()
         response.message = "" if response.success else "There is nothing to undo."
         self._draw(stale=False)
         return response
 
+    @exclusive
     def _on_redo(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = self._session.redo()
         response.message = "" if response.success else "There is nothing to redo."
         self._draw(stale=False)
         return response
 
+    @exclusive
     def _on_save(
         self, request: SaveSegmentation.Request, response: SaveSegmentation.Response
     ) -> SaveSegmentation.Response:
@@ -147,6 +155,7 @@ class AplMsk(Node):
             response.message = str(error)
         return response
 
+    @exclusive
     def _report(self) -> None:
         status = self._status_message()
         if status == self._reported:

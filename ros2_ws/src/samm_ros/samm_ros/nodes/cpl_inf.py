@@ -4,7 +4,7 @@
 In:   accepted_requests (SliceRequest, newest)
 Out:  masks (SliceMask, newest), task_events
 Uses: the embedding engine of its own process (samm_server), or get_embedding of another (alone)
-Parameters: autostart; alone also device, checkpoint and cache_gib
+Parameters: autostart, trace; alone also device, checkpoint and cache_gib
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from ..errors import PromptError
 from ..trace import Outcome, Task
 from . import graph, process, wire
 from .diagnostics import Diagnostics
+from .direct import DirectSubscription
 from .publishing import answer_publisher
 from .remote_embeddings import RemoteEmbeddings
 from .tracing import TaskTracer
 
 
 class CplInf(LifecycleNode):
-    """Requests come in on the executor's thread; masks leave from the completion loop's own."""
+    """Requests come in on their subscription's thread; masks leave from the completion loop's own."""
 
     def __init__(self, make_source: Callable[[Node], EmbeddingSource]) -> None:
         super().__init__("cpl_inf")
@@ -40,13 +41,13 @@ class CplInf(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._loop = CompletionLoop(self._source, self._on_ended)
-        self._accepted = self.create_subscription(
-            SliceRequest, graph.ACCEPTED_REQUESTS, self._on_request, graph.NEWEST
+        self._accepted = DirectSubscription(
+            self, SliceRequest, graph.ACCEPTED_REQUESTS, self._on_request, graph.NEWEST
         )
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.destroy_subscription(self._accepted)
+        self._accepted.destroy()
         self._loop.close()
         return super().on_deactivate(state)
 

@@ -3,7 +3,7 @@
 
 In:   slice_requests (SliceRequest, newest), volume_info (VolumeInfo, latched), model_info (ModelInfo, latched)
 Out:  accepted_requests (SliceRequest, newest), masks (SliceMask, newest: refusals), task_events
-Parameters: autostart
+Parameters: autostart, trace
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ..prompts import kind_objection
 from ..trace import Outcome, Task
 from . import graph, process, wire
 from .diagnostics import Diagnostics
+from .direct import DirectSubscription
 from .publishing import answer_publisher, request_publisher
 from .tracing import TaskTracer
 
@@ -39,13 +40,13 @@ class RcvInf(LifecycleNode):
         self.create_subscription(ModelInfo, graph.MODEL_INFO, self._on_model, graph.LATCHED)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._requests = self.create_subscription(
-            SliceRequest, graph.SLICE_REQUESTS, self._on_request, graph.NEWEST
+        self._requests = DirectSubscription(
+            self, SliceRequest, graph.SLICE_REQUESTS, self._on_request, graph.NEWEST
         )
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.destroy_subscription(self._requests)
+        self._requests.destroy()
         return super().on_deactivate(state)
 
     def _on_request(self, message: SliceRequest) -> None:
@@ -56,10 +57,11 @@ class RcvInf(LifecycleNode):
             # Damaged: whose it is cannot be trusted, so nobody is answered; the client sends again.
             self._diagnostics.problem(str(error))
             return
-        if self._volume is None or self._model is None:
+        volume, model = self._volume, self._model
+        if volume is None or model is None:
             self._diagnostics.count("waiting for a volume and a model")
             self._tracer.ended(request, started_ns, time.monotonic_ns(), Outcome.DROPPED)
-        elif objection := self._objection(request):
+        elif objection := self._objection(request, volume, model):
             ended_ns = self._refusals.publish(refusal(request, objection))
             self._tracer.ended(request, started_ns, ended_ns, Outcome.REFUSED)
             self._diagnostics.problem(objection)
@@ -68,9 +70,9 @@ class RcvInf(LifecycleNode):
             self._diagnostics.count("accepted")
             self._diagnostics.solved()
 
-    def _objection(self, request: Request) -> str:
-        model = self._model
-        return request_objection(request, self._volume.uid, self._volume.geometry) or kind_objection(
+    @staticmethod
+    def _objection(request: Request, volume: wire.LoadedVolume, model: ModelInfo) -> str:
+        return request_objection(request, volume.uid, volume.geometry) or kind_objection(
             request.prompt, model.name, model.takes_points, model.takes_box
         )
 

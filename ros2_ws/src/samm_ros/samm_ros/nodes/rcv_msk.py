@@ -3,6 +3,7 @@
 
 In:   masks (SliceMask, newest)
 Out:  received_masks (SliceMask, newest), task_events
+Parameters: trace
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..mask_codec import decode_mask
 from ..trace import Task
 from . import graph, process, wire
 from .diagnostics import Diagnostics
+from .direct import DirectSubscription
 from .publishing import answer_publisher
 from .tracing import TaskTracer
 
@@ -29,7 +31,7 @@ class RcvMsk(Node):
         self._diagnostics = Diagnostics(self)
         self._tracer = TaskTracer(self, Task.RCV_MSK)
         self._received = answer_publisher(self, graph.RECEIVED_MASKS)
-        self.create_subscription(SliceMask, graph.MASKS, self._on_mask, graph.NEWEST)
+        DirectSubscription(self, SliceMask, graph.MASKS, self._on_mask, graph.NEWEST)
 
     def _on_mask(self, message: SliceMask) -> None:
         started_ns = time.monotonic_ns()

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """SND_INF, send inference request: brings a prompt to the pixels of its slice and sends it to the server.
 
-In:   prompts (Prompt, newest), volume_info, segmentation_status (latched)
+In:   prompts (Prompt, newest), received_masks (SliceMask), volume_info, segmentation_status (latched)
 Out:  slice_requests (SliceRequest, newest), masks (SliceMask, newest: refusals), task_events
 Uses: load_volume, when a server comes back without the volume that was being worked on
-Parameters: client_id, resend_after
+Parameters: client_id, resend_after, trace
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 
 from rclpy.node import Node
-from samm_msgs.msg import Prompt, SegmentationStatus, VolumeInfo
+from samm_msgs.msg import Prompt, SegmentationStatus, SliceMask, VolumeInfo
 from samm_msgs.msg import SliceId as SliceIdMsg
 from samm_msgs.srv import LoadVolume
 
@@ -23,14 +24,19 @@ from ..errors import PromptError, VolumeError
 from ..trace import Outcome, Task
 from . import graph, parameters, process, wire
 from .diagnostics import Diagnostics
+from .direct import DirectSubscription, exclusive
 from .publishing import answer_publisher, request_publisher
 from .tracing import TaskTracer
 
 RESEND_CHECK_S = 0.05
+# A prompt is held no longer for the answer to the one before it: that may be lost, or be waiting for its slice.
+HOLD_S = 0.25
 
 
 class SndInf(Node):
-    """One cycle a prompt. What APL_MSK has not settled is sent again: best effort loses messages, and servers restart."""
+    """One cycle a prompt. While a client's mask is worked on, only its newest prompt is kept, and sent when that is there.
+
+    What APL_MSK has not settled is sent again: best effort loses messages, and servers restart."""
 
     def __init__(self) -> None:
         super().__init__("snd_inf")
@@ -45,10 +51,14 @@ class SndInf(Node):
             "Seconds without an answer after which a request is sent again.",
             (0.05, 60.0),
         )
+        self._lock = threading.RLock()
         self._volume: wire.LoadedVolume | None = None
         self._cycles = CycleCounter()
         self._newest: dict[str, Request | Answer] = {}
         self._sent_at: dict[str, float] = {}
+        self._answered: dict[str, int] = {}
+        # Each client's newest prompt, while the one before it is answered, and when it came.
+        self._held: dict[str, tuple[Request, int]] = {}
         self._settled: dict[str, int] = {}
         self._diagnostics = Diagnostics(self)
         self._tracer = TaskTracer(self, Task.SND_INF)
@@ -59,13 +69,15 @@ class SndInf(Node):
         self.create_subscription(
             SegmentationStatus, graph.SEGMENTATION_STATUS, self._on_status, graph.LATCHED
         )
-        self.create_subscription(Prompt, graph.PROMPTS, self._on_prompt, graph.NEWEST)
+        DirectSubscription(self, Prompt, graph.PROMPTS, self._on_prompt, graph.NEWEST)
+        DirectSubscription(self, SliceMask, graph.RECEIVED_MASKS, self._on_answer, graph.ANSWERS_OF_ALL)
         self.create_timer(RESEND_CHECK_S, self._resend)
 
+    @exclusive
     def _on_prompt(self, message: Prompt) -> None:
         started_ns = time.monotonic_ns()
         client_id = message.client_id or self._client_id
-        newest = self._newest.get(client_id)
+        newest, _ = self._held.get(client_id) or (self._newest.get(client_id), 0)
         if message.cycle and newest and message.cycle <= newest.cycle:
             # Sent again by a client that could not know of its arrival, or overtaken by a newer one.
             return
@@ -73,12 +85,47 @@ class SndInf(Node):
         try:
             request = self._request(message, cycle, client_id)
         except PromptError as error:
+            self._overtake(client_id)
             refusal = self._refusal(message, cycle, client_id, str(error))
             self._tracer.ended(refusal, started_ns, self._begin(refusal), Outcome.REFUSED)
             self._diagnostics.problem(str(error))
             return
+        self._overtake(client_id)
+        self._held[client_id] = request, started_ns
+        if not self._is_worked_on(request):
+            self._release(client_id)
+
+    def _overtake(self, client_id: str) -> None:
+        """What is held of this client is not sent any more."""
+        if held := self._held.pop(client_id, None):
+            self._tracer.ended(*held, time.monotonic_ns(), Outcome.SUPERSEDED)
+
+    def _release(self, client_id: str) -> None:
+        request, started_ns = self._held.pop(client_id)
         self._tracer.ended(request, started_ns, self._begin(request))
         self._diagnostics.solved()
+
+    def _is_worked_on(self, request: Request) -> bool:
+        """Whether the server is about to answer this client's last request, for the same mask as `request`.
+
+        Then sending would only cost processor time, which the decoder could use: the answer calls for the next.
+        """
+        sent = self._newest.get(request.client_id)
+        return (
+            isinstance(sent, Request)
+            and (sent.slice, sent.segment) == (request.slice, request.segment)
+            and sent.cycle > max(self._answered.get(sent.client_id, 0), self._settled.get(sent.client_id, 0))
+            and time.monotonic() - self._sent_at[sent.client_id] < HOLD_S
+        )
+
+    @exclusive
+    def _on_answer(self, message: SliceMask) -> None:
+        client_id = message.client_id
+        sent = self._newest.get(client_id)
+        if sent and message.cycle >= sent.cycle:
+            self._answered[client_id] = message.cycle
+            if client_id in self._held:
+                self._release(client_id)
 
     def _request(self, message: Prompt, cycle: int, client_id: str) -> Request:
         if self._volume is None:
@@ -107,8 +154,10 @@ class SndInf(Node):
         self._newest.pop(message.client_id, None)
         self._newest[message.client_id] = message
         if len(self._newest) > MAX_CLIENTS:
-            del self._newest[next(iter(self._newest))]
-        self._sent_at = {c: at for c, at in self._sent_at.items() if c in self._newest}
+            forgotten = next(iter(self._newest))
+            self._overtake(forgotten)
+            for of_clients in (self._newest, self._sent_at, self._answered):
+                of_clients.pop(forgotten, None)
         return self._send(message)
 
     def _send(self, message: Request | Answer) -> int:
@@ -116,11 +165,16 @@ class SndInf(Node):
         self._sent_at[message.client_id] = time.monotonic()
         return (self._requests if isinstance(message, Request) else self._refusals).publish(message)
 
+    @exclusive
     def _on_status(self, message: SegmentationStatus) -> None:
         # APL_MSK's word, not the mask's passing by: a mask lost on its last hop is sent again too.
         self._settled = {client.client_id: client.settled for client in message.clients}
 
+    @exclusive
     def _resend(self) -> None:
+        for client_id, (request, _) in list(self._held.items()):
+            if not self._is_worked_on(request):
+                self._release(client_id)
         now = time.monotonic()
         for client_id, message in self._newest.items():
             if (
@@ -135,6 +189,7 @@ class SndInf(Node):
             self._send(message)
             self._diagnostics.count("sent again")
 
+    @exclusive
     def _on_volume(self, message: VolumeInfo) -> None:
         try:
             volume = wire.volume_from_msg(message)

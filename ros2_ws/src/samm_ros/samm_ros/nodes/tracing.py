@@ -8,7 +8,7 @@ from samm_msgs.msg import TaskEvent as TaskEventMsg
 
 from ..cycle import Answer, Request
 from ..trace import Completion, Outcome, Task, TaskEvent
-from . import graph, wire
+from . import graph, parameters, wire
 from .publishing import NumberedPublisher
 
 
@@ -18,9 +18,11 @@ class TaskTracer:
     def __init__(self, node: Node, task: Task) -> None:
         self._node_name = node.get_fully_qualified_name()
         self._task = task
-        self._publisher = NumberedPublisher(
-            node, TaskEventMsg, graph.TASK_EVENTS, graph.EVENTS, wire.event_to_msg
-        )
+        self._publisher = None
+        if parameters.declare(node, "trace", True, "Publish task_events; false measures what that costs."):
+            self._publisher = NumberedPublisher(
+                node, TaskEventMsg, graph.TASK_EVENTS, graph.EVENTS, wire.event_to_msg
+            )
 
     def ended(
         self,
@@ -31,6 +33,8 @@ class TaskTracer:
         completion: Completion | None = None,
     ) -> None:
         """The task ran from `started_ns` to `ended_ns` (CLOCK_MONOTONIC); call it when its result is on its way."""
+        if self._publisher is None:
+            return
         event = TaskEvent(
             self._task,
             outcome,

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This graph in the race: launched as `samm up` does, prompted as any client would."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import rclpy
+from ament_index_python.packages import get_package_share_directory
+from rclpy.node import Node
+from samm_msgs import msg
+
+from ..cycle import CycleCounter
+from ..demo.client import GraphClient
+from ..errors import LaunchError
+from ..geometry import Plane
+from ..latency.cycles import Cycle, complete_cycles
+from ..nodes import graph, wire
+from ..nodes.direct import DirectSubscription
+from ..prompts import Prompt
+from ..supervisor import Graph
+from ..trace import Outcome, Task, TaskEvent
+from .contestant import MOUSE_HZ, Contestant, Drag, Spot, Timed
+
+ANSWER_S, RESEND_S = 60.0, 1.0
+
+
+class Hand:
+    """A ROS node that prompts and reads the trace; a context manager. Knows when each prompt left."""
+
+    def __init__(self, namespace: str) -> None:
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, signal_handler_options=rclpy.SignalHandlerOptions.NO)
+        self._node = Node("hand", namespace=namespace, context=self._context)
+        self._prompts = self._node.create_publisher(msg.Prompt, graph.PROMPTS, graph.NEWEST)
+        self._changed = threading.Condition()
+        self._counter = CycleCounter()
+        self.sent_ns: dict[int, int] = {}
+        self.received_ns: dict[int, int] = {}
+        self.applied: set[int] = set()
+        self._completed: dict[int, set[Task]] = defaultdict(set)
+        self.events: list[TaskEvent] = []
+        self._subscriptions = (
+            DirectSubscription(
+                self._node, msg.SliceMask, graph.RECEIVED_MASKS, self._on_mask, graph.ANSWERS_OF_ALL
+            ),
+            DirectSubscription(self._node, msg.TaskEvent, graph.TASK_EVENTS, self._on_event, graph.EVENTS),
+        )
+
+    def __enter__(self) -> Hand:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for subscription in self._subscriptions:
+            subscription.destroy()
+        self._node.destroy_node()
+        rclpy.try_shutdown(context=self._context)
+
+    def send(self, spot: Spot, client_id: str) -> msg.Prompt:
+        """Publish a prompt as a cycle of its own."""
+        corners = np.column_stack([spot.box.reshape(2, 2), np.zeros(2)])
+        points, labels = np.zeros((0, 3)), np.zeros(0, np.uint8)
+        if spot.points is not None:
+            corners = None
+            points = np.column_stack([spot.points, np.zeros(len(spot.points))])
+            labels = np.ones(len(points), np.uint8)
+        prompt = Prompt(Plane.AXIAL, spot.index, False, points, labels, corners)
+        message = wire.prompt_to_msg(prompt, client_id=client_id, segment=client_id)
+        message.cycle = self._counter.next()
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        self.sent_ns[message.cycle] = time.monotonic_ns()
+        self._prompts.publish(message)
+        return message
+
+    def send_and_wait(self, spot: Spot, client_id: str, applied: bool = True) -> int:
+        """Publish a prompt and wait until its mask is applied, or else received; its cycle."""
+        message = self.send(spot, client_id)
+        seen = self.applied if applied else self.received_ns
+        deadline = time.monotonic() + ANSWER_S
+        with self._changed:
+            while not self._changed.wait_for(lambda: message.cycle in seen, RESEND_S):
+                if time.monotonic() > deadline:
+                    raise LaunchError(f"There was no mask within {ANSWER_S:g} s; see the logs of the nodes.")
+                # Best effort: the same cycle again is the same prompt.
+                self._prompts.publish(message)
+        return message.cycle
+
+    def cycles(self) -> dict[int, Cycle]:
+        """The cycles of this hand that are whole, by number."""
+        with self._changed:
+            # The applied mask's event may overtake the others'.
+            self._changed.wait_for(
+                lambda: all(len(self._completed[cycle]) == len(Task) for cycle in self.applied), 1.0
+            )
+            events = list(self.events)
+        return {cycle.cycle: cycle for cycle in complete_cycles(events) if cycle.cycle in self.sent_ns}
+
+    def timed(self, cycles: Sequence[Cycle]) -> list[Timed]:
+        return [
+            Timed(
+                (cycle.ended_ns[Task.APL_MSK] - self.sent_ns[cycle.cycle]) / 1e6,
+                cycle.parts_ms["decode"],
+                cycle.parts_ms["queue"],
+            )
+            for cycle in cycles
+            if cycle.completion
+        ]
+
+    def _on_mask(self, message: msg.SliceMask) -> None:
+        now = time.monotonic_ns()
+        with self._changed:
+            self.received_ns.setdefault(message.cycle, now)
+            self._changed.notify_all()
+
+    def _on_event(self, message: msg.TaskEvent) -> None:
+        event = wire.event_from_msg(message)
+        with self._changed:
+            self.events.append(event)
+            if event.cycle in self.sent_ns and event.outcome == Outcome.COMPLETED:
+                self._completed[event.cycle].add(event.task)
+                if event.task == Task.APL_MSK:
+                    self.applied.add(event.cycle)
+            self._changed.notify_all()
+
+
+class Ours(Contestant):
+    """The graph in two processes, server and client side; the hand is in this one."""
+
+    name = "samm_ros"
+
+    def __init__(
+        self,
+        model: str = "lite_medsam",
+        checkpoint: str = "",
+        backend: str = "auto",
+        sweep: bool = False,
+        trace: bool = True,
+        **arguments: str,
+    ) -> None:
+        self.namespace = f"bench_{uuid.uuid4().hex[:8]}"
+        flags = {"bridge": "false", "sweep": str(sweep).lower(), "trace": str(trace).lower()}
+        self._arguments = {"namespace": self.namespace, "model": model, "checkpoint": checkpoint}
+        self._arguments |= {"backend": backend, **flags, **arguments}
+
+    def __enter__(self) -> Ours:
+        self._folder = tempfile.TemporaryDirectory()
+        file = Path(get_package_share_directory("samm_ros")) / "launch" / "samm.launch.yaml"
+        self.graph = Graph(file, self._arguments, Path(self._folder.name))
+        os.environ.update(self.graph.environment)
+        self.graph.start()
+        self._hand = Hand(self.namespace)
+        self._hand.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._hand.__exit__()
+        self.graph.stop()
+        self._folder.cleanup()
+
+    @property
+    def processes(self) -> list[int]:
+        return list(self.graph.processes.values())
+
+    def first_mask(self, path: Path, spot: Spot, said: Callable[[str], None]) -> float:
+        with GraphClient(self.namespace, "loader", self.graph.check) as client:
+            # Of another volume before it, so that this client and the graph have found each other.
+            client.load(self._loaded)
+            started = time.perf_counter()
+            client.load(path)
+            self._hand.send_and_wait(spot, "hand")
+            return time.perf_counter() - started
+
+    def load(self, path: Path, spot: Spot) -> None:
+        with GraphClient(self.namespace, "loader", self.graph.check) as client:
+            client.load(path)
+        self._loaded = path
+        self._hand.send_and_wait(spot, "hand")
+
+    def clicks(self, spots: Sequence[Spot]) -> list[Timed]:
+        return self._hand.timed(self.cycles(spots))
+
+    def cycles(self, spots: Sequence[Spot]) -> list[Cycle]:
+        """As clicks, as the trace has them."""
+        numbers = [self._hand.send_and_wait(spot, "hand") for spot in spots]
+        cycles = self._hand.cycles()
+        return [cycles[number] for number in numbers if number in cycles]
+
+    def round_trip(self, spot: Spot) -> float:
+        """Milliseconds from a prompt's leaving to its mask's coming in here, with or without a trace."""
+        number = self._hand.send_and_wait(spot, "hand", applied=False)
+        return (self._hand.received_ns[number] - self._hand.sent_ns[number]) / 1e6
+
+    def drag(self, spot: Spot, clients: int, seconds: float) -> Drag:
+        names = [f"hand-{number}" for number in range(clients)]
+        hand = self._hand
+        for name in names:
+            hand.send_and_wait(spot, name)
+        first = max(hand.sent_ns)
+        before, started = self.processor_s(), time.perf_counter()
+        moves = int(seconds * MOUSE_HZ) * clients
+        for move in range(moves):
+            # The hands' moves are spread over the interval, as those of people are.
+            at = move / MOUSE_HZ / clients
+            time.sleep(max(0.0, started + at - time.perf_counter()))
+            hand.send(spot.moved(at), names[move % clients])
+        taken = time.perf_counter() - started
+        cores = (self.processor_s() - before) / taken
+        cycles = [cycle for number, cycle in hand.cycles().items() if number > first]
+        by_client = [sum(cycle.client_id == name for cycle in cycles) for name in names]
+        return Drag(taken, moves, hand.timed(cycles), by_client, cores)
