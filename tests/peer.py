@@ -84,6 +84,11 @@ class Peer:
                     return next(filter(wanted, self.heard[topic]))
         raise AssertionError(f"nothing wanted on {topic} after 30 tries; heard {self.heard[topic][-1:]}")
 
+    def pause(self, seconds: float) -> None:
+        """Between two moves of a hand."""
+        with self._changed:
+            self._changed.wait_for(lambda: False, seconds)
+
     def call(self, service_type: type, name: str, request: object, timeout_s: float = 60.0) -> object:
         client = self.node.create_client(service_type, name)
         assert client.wait_for_service(timeout_s), f"there is no service {name}"

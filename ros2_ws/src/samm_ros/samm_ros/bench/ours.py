@@ -184,6 +184,12 @@ class Ours(Contestant):
         self._loaded = path
         self._hand.send_and_wait(spot, "hand")
 
+    def load_untraced(self, path: Path, spot: Spot) -> None:
+        """As load, for a graph that may have no trace."""
+        with GraphClient(self.namespace, "loader", self.graph.check) as client:
+            client.load(path)
+        self._hand.send_and_wait(spot, "hand", applied=False)
+
     def clicks(self, spots: Sequence[Spot]) -> list[Timed]:
         return self._hand.timed(self.cycles(spots))
 
