@@ -163,12 +163,13 @@ def test_a_dragged_prompt_is_sent_when_the_one_before_it_is_answered(client: Gra
         graph.TASK_EVENTS,
         lambda e: e.task == TaskEvent.APL_MSK and e.cycle == message.cycle,
     )
-    overtaken = ended(TaskEvent.SND_INF, TaskEvent.SUPERSEDED)
     passed_on = ended(TaskEvent.SND_INF, TaskEvent.COMPLETED)
-    assert not overtaken & passed_on
     assert message.cycle in passed_on
     assert len(passed_on) <= sent // 2
-    assert len(overtaken) >= sent // 4
+    events = [e for e in peer.heard[graph.TASK_EVENTS] if e.client_id == "drag" and e.cycle in passed_on]
+    overtaken = sum(e.overtaken for e in events)
+    # Best effort: of those that were published, some may never have come in.
+    assert sent // 4 <= overtaken <= sent - len(passed_on)
     assert ended(TaskEvent.RCV_INF) <= passed_on
 
 

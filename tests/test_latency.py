@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -203,9 +204,10 @@ def test_how_cycles_ended_is_told_by_client() -> None:
         ended(4, Task.SND_INF, Outcome.COMPLETED),
         ended(4, Task.APL_MSK, Outcome.DROPPED),
         ended(5, Task.SND_INF, Outcome.COMPLETED),
+        replace(ended(6, Task.SND_INF, Outcome.COMPLETED), overtaken=7),
     ]
     (client,) = analyse(events).clients
-    assert tuple(vars(client).values()) == ("b", 5, 1, 1, 1, 1, 1)
+    assert tuple(vars(client).values()) == ("b", 13, 1, 1, 8, 1, 2)
 
 
 def test_an_outlier_is_named() -> None:

@@ -48,6 +48,7 @@ class TaskEvent:
     """One task of one cycle has ended; stamps are nanoseconds of CLOCK_MONOTONIC of the node's host.
 
     completion: of CPL_INF, where it decoded a mask.
+    overtaken: of SND_INF: the prompts before this one that were never sent, as it took their place.
     """
 
     task: Task
@@ -59,3 +60,4 @@ class TaskEvent:
     started_ns: int
     ended_ns: int
     completion: Completion | None = None
+    overtaken: int = 0

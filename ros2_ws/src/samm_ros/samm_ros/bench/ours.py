@@ -8,13 +8,14 @@ import tempfile
 import threading
 import time
 import uuid
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import rclpy
 from ament_index_python.packages import get_package_share_directory
+from geometry_msgs.msg import Point
 from rclpy.node import Node
 from samm_msgs import msg
 
@@ -25,7 +26,6 @@ from ..geometry import Plane
 from ..latency.cycles import Cycle, complete_cycles
 from ..nodes import graph, wire
 from ..nodes.direct import DirectSubscription
-from ..prompts import Prompt
 from ..supervisor import Graph
 from ..trace import Outcome, Task, TaskEvent
 from .contestant import MOUSE_HZ, Contestant, Drag, Spot, Timed
@@ -66,16 +66,15 @@ class Hand:
 
     def send(self, spot: Spot, client_id: str) -> msg.Prompt:
         """Publish a prompt as a cycle of its own."""
-        corners = np.column_stack([spot.box.reshape(2, 2), np.zeros(2)])
-        points, labels = np.zeros((0, 3)), np.zeros(0, np.uint8)
-        if spot.points is not None:
-            corners = None
-            points = np.column_stack([spot.points, np.zeros(len(spot.points))])
-            labels = np.ones(len(points), np.uint8)
-        prompt = Prompt(Plane.AXIAL, spot.index, False, points, labels, corners)
-        message = wire.prompt_to_msg(prompt, client_id=client_id, segment=client_id)
-        message.cycle = self._counter.next()
-        message.header.stamp = self._node.get_clock().now().to_msg()
+        message = msg.Prompt(client_id=client_id, segment=client_id, cycle=self._counter.next())
+        message.slice.plane, message.slice.index = int(Plane.AXIAL), spot.index
+        message.coordinates = msg.Prompt.PIXEL
+        if spot.points is None:
+            x0, y0, x1, y1 = spot.box.tolist()
+            message.has_box, message.box_min, message.box_max = True, Point(x=x0, y=y0), Point(x=x1, y=y1)
+        else:
+            message.points = [Point(x=x, y=y) for x, y in spot.points.tolist()]
+            message.labels = array("B", [1] * len(spot.points))
         self.sent_ns[message.cycle] = time.monotonic_ns()
         self._prompts.publish(message)
         return message

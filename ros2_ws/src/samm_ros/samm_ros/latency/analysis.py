@@ -109,6 +109,8 @@ def analyse(events: Iterable[TaskEvent], losses: Sequence[Loss] = ()) -> Report:
     outcomes: dict[Task, Counter[Outcome]] = {task: Counter() for task in Task}
     for event in events:
         outcomes[event.task][event.outcome] += 1
+        # Those that were overtaken before they were sent have no event of their own.
+        outcomes[event.task] += Counter({Outcome.SUPERSEDED: event.overtaken})
     return Report(
         tuple(phase for phase in phases if phase.cycles) or (_phase("stable", []),),
         {task: dict(counts) for task, counts in outcomes.items()},
@@ -229,13 +231,16 @@ def _outliers(cycles: Sequence[Cycle]) -> list[Cycle]:
 def _clients(events: Sequence[TaskEvent]) -> list[Client]:
     """Each cycle counts once, by what became of it last."""
     cycles: dict[str, dict[int, set[tuple[Task, Outcome]]]] = defaultdict(lambda: defaultdict(set))
+    overtaken: Counter[str] = Counter()
     for event in events:
         cycles[event.client_id][event.cycle].add((event.task, event.outcome))
+        overtaken[event.client_id] += event.overtaken
     clients = []
     for client_id, ended in sorted(cycles.items()):
         counts = Counter(_end(outcomes) for outcomes in ended.values())
+        counts["superseded"] += overtaken[client_id]
         kinds = ("applied", "refused", "superseded", "dropped", "unanswered")
-        clients.append(Client(client_id, len(ended), *(counts[kind] for kind in kinds)))
+        clients.append(Client(client_id, counts.total(), *(counts[kind] for kind in kinds)))
     return clients
 
 

@@ -13,6 +13,7 @@ import os
 import socket
 import threading
 import time
+from dataclasses import dataclass
 
 from rclpy.node import Node
 from samm_msgs.msg import Prompt, SegmentationStatus, SliceMask, VolumeInfo
@@ -31,6 +32,15 @@ from .tracing import TaskTracer
 RESEND_CHECK_S = 0.05
 # A prompt is held no longer for the answer to the one before it: that may be lost, or be waiting for its slice.
 HOLD_S = 0.25
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A prompt that waits, when it came (CLOCK_MONOTONIC, ns), and how many before it did so in vain."""
+
+    request: Request
+    started_ns: int
+    overtaken: int
 
 
 class SndInf(Node):
@@ -57,8 +67,8 @@ class SndInf(Node):
         self._newest: dict[str, Request | Answer] = {}
         self._sent_at: dict[str, float] = {}
         self._answered: dict[str, int] = {}
-        # Each client's newest prompt, while the one before it is answered, and when it came.
-        self._held: dict[str, tuple[Request, int]] = {}
+        # Each client's newest prompt, while the one before it is answered.
+        self._held: dict[str, _Held] = {}
         self._settled: dict[str, int] = {}
         self._diagnostics = Diagnostics(self)
         self._tracer = TaskTracer(self, Task.SND_INF)
@@ -77,7 +87,8 @@ class SndInf(Node):
     def _on_prompt(self, message: Prompt) -> None:
         started_ns = time.monotonic_ns()
         client_id = message.client_id or self._client_id
-        newest, _ = self._held.get(client_id) or (self._newest.get(client_id), 0)
+        held = self._held.get(client_id)
+        newest = held.request if held else self._newest.get(client_id)
         if message.cycle and newest and message.cycle <= newest.cycle:
             # Sent again by a client that could not know of its arrival, or overtaken by a newer one.
             return
@@ -85,24 +96,28 @@ class SndInf(Node):
         try:
             request = self._request(message, cycle, client_id)
         except PromptError as error:
-            self._overtake(client_id)
+            overtaken = self._overtake(client_id)
             refusal = self._refusal(message, cycle, client_id, str(error))
-            self._tracer.ended(refusal, started_ns, self._begin(refusal), Outcome.REFUSED)
+            ended_ns = self._begin(refusal)
+            self._tracer.ended(refusal, started_ns, ended_ns, Outcome.REFUSED, overtaken=overtaken)
             self._diagnostics.problem(str(error))
             return
-        self._overtake(client_id)
-        self._held[client_id] = request, started_ns
+        self._held[client_id] = _Held(request, started_ns, self._overtake(client_id))
         if not self._is_worked_on(request):
             self._release(client_id)
 
-    def _overtake(self, client_id: str) -> None:
-        """What is held of this client is not sent any more."""
-        if held := self._held.pop(client_id, None):
-            self._tracer.ended(*held, time.monotonic_ns(), Outcome.SUPERSEDED)
+    def _overtake(self, client_id: str) -> int:
+        """What is held of this client is not sent any more; how many prompts that makes since the last that was."""
+        held = self._held.pop(client_id, None)
+        if held is None:
+            return 0
+        self._diagnostics.count("overtaken")
+        return held.overtaken + 1
 
     def _release(self, client_id: str) -> None:
-        request, started_ns = self._held.pop(client_id)
-        self._tracer.ended(request, started_ns, self._begin(request))
+        held = self._held.pop(client_id)
+        ended_ns = self._begin(held.request)
+        self._tracer.ended(held.request, held.started_ns, ended_ns, overtaken=held.overtaken)
         self._diagnostics.solved()
 
     def _is_worked_on(self, request: Request) -> bool:
@@ -172,8 +187,8 @@ class SndInf(Node):
 
     @exclusive
     def _resend(self) -> None:
-        for client_id, (request, _) in list(self._held.items()):
-            if not self._is_worked_on(request):
+        for client_id, held in list(self._held.items()):
+            if not self._is_worked_on(held.request):
                 self._release(client_id)
         now = time.monotonic()
         for client_id, message in self._newest.items():

@@ -31,6 +31,7 @@ class TaskTracer:
         ended_ns: int,
         outcome: Outcome = Outcome.COMPLETED,
         completion: Completion | None = None,
+        overtaken: int = 0,
     ) -> None:
         """The task ran from `started_ns` to `ended_ns` (CLOCK_MONOTONIC); call it when its result is on its way."""
         if self._publisher is None:
@@ -45,5 +46,6 @@ class TaskTracer:
             started_ns,
             ended_ns,
             completion,
+            overtaken,
         )
         self._publisher.publish(event)

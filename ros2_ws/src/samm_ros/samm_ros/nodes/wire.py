@@ -202,6 +202,7 @@ def event_to_msg(event: TaskEvent, sequence: int, stamp: Time) -> msg.TaskEvent:
         node=event.node,
         started_ns=event.started_ns,
         ended_ns=event.ended_ns,
+        overtaken=event.overtaken,
         **(asdict(event.completion) if event.completion else {}),
     )
     message.header.stamp = stamp
@@ -220,4 +221,5 @@ def event_from_msg(message: msg.TaskEvent) -> TaskEvent:
         message.started_ns,
         message.ended_ns,
         Completion(*(getattr(message, name) for name in _COMPLETION)) if message.packed_ns else None,
+        int(message.overtaken),
     )
