@@ -93,7 +93,9 @@ class CompletionLoop:
             again = former is not None and request.cycle == former.request.cycle
             if not again:
                 client = self._clients[request.client_id] = _Client(request, now)
-                self._clients.move_to_end(request.client_id)
+                if former is None or former.taken:
+                    # Else it keeps its turn: a hand that moves on must not wait longer than one that rests.
+                    self._clients.move_to_end(request.client_id)
                 self._ready.pop(request.client_id, None)
                 self._forget_idle_clients()
         if again:
@@ -134,14 +136,7 @@ class CompletionLoop:
                 self._wake.wait_for(lambda: self._ready or self._closed)
                 if self._closed:
                     return
-                # The client that has waited longest: the dictionary keeps the order of arrival. Who waits for the same
-                # slice is decoded with it.
-                slice_id = self._clients[next(iter(self._ready))].request.slice
-                together = {
-                    self._clients[client_id]: self._ready.pop(client_id)
-                    for client_id in list(self._ready)
-                    if self._clients[client_id].request.slice == slice_id
-                }
+                together = {self._clients[c]: self._ready.pop(c) for c in self._next()}
                 for client in together:
                     client.taken = True
             started_ns = time.monotonic_ns()
@@ -155,6 +150,14 @@ class CompletionLoop:
                     self._on_ended(Ended(client.request, None, started_ns, Outcome.DROPPED))
                     continue
                 self._on_ended(Ended(client.request, answer, started_ns, _outcome(answer), completion))
+
+    def _next(self) -> list[str]:
+        """The client that has waited longest; with it, where that is faster, those who wait for the same slice."""
+        first = next(c for c in self._clients if c in self._ready)
+        future, slice_id = self._ready[first], self._clients[first].request.slice
+        if future.exception() or not future.result().model.decodes_in_batch:
+            return [first]
+        return [c for c in self._ready if self._clients[c].request.slice == slice_id]
 
     @staticmethod
     def _answer(

@@ -95,6 +95,8 @@ class SegmentationModel(ABC):
     """How many threads may embed ahead at once."""
     batch: int = 1
     """How many slices each of them encodes at once."""
+    decodes_in_batch: bool = False
+    """Whether decode_all is faster than one decode after the other."""
     refused: tuple[str, ...] = ()
     """Why each backend that would have been taken before this one was not, a sentence each."""
 
@@ -122,7 +124,7 @@ class SegmentationModel(ABC):
         """The mask of `prompt` on the encoded slice. Raises PromptError, as check_prompt does."""
 
     def decode_all(self, embedding: Embedding, prompts: Sequence[PixelPrompt]) -> list[MaskResult]:
-        """The masks of several prompts on one slice, in one batch where that is faster. Raises PromptError."""
+        """The masks of several prompts on one slice, in one batch if decodes_in_batch. Raises PromptError."""
         return [self.decode(embedding, prompt) for prompt in prompts]
 
     @abstractmethod

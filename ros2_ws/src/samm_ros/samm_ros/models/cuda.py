@@ -36,6 +36,7 @@ def accelerate(model: NetworkModel) -> None:
     try:
         for block in blocks:
             block.attn = FusedAttention(block.attn)
+        model.decodes_in_batch = True
         model.batch_decoder = CapturedDecoder(
             DecoderGraph(model._network, several=model.takes_points).to(model.device).eval(), model.device
         )
@@ -44,7 +45,7 @@ def accelerate(model: NetworkModel) -> None:
     except Exception as error:
         for block, attention in zip(blocks, eager, strict=True):
             block.attn = attention
-        model.batch_decoder = None
+        model.decodes_in_batch, model.batch_decoder = False, None
         model.backend = model.backend.removesuffix(", fused")
         if isinstance(error, BackendError):
             raise
