@@ -9,6 +9,13 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import PromptError
+
+if TYPE_CHECKING:
+    from ..demo.client import GraphClient
+    from ..prompts import Prompt
 
 # Alone, cpl_inf fetches embeddings from the embedding node and keeps them; composed, it reads them where they are.
 _SETUPS = {
@@ -63,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
                             180.0,
                         )
                         loaded = time.monotonic()
-                        client.prompt(prompt)
+                        _first_mask(client, prompt)
                         answered = time.monotonic()
                         for _ in range(10 if args.quick else 40):
                             client.prompt(prompt)
@@ -99,3 +106,15 @@ def main(args: argparse.Namespace) -> int:
     )
     print(f"the export: {exported:.1f} s (made once for each checkpoint; else read and checked)")
     return 0
+
+
+def _first_mask(client: GraphClient, prompt: Prompt) -> None:
+    """Of processes that start side by side, SND_INF may hear of the volume last, and refuse prompts until then."""
+    deadline = time.monotonic() + 30.0
+    while True:
+        try:
+            client.prompt(prompt)
+            return
+        except PromptError:
+            if time.monotonic() > deadline:
+                raise
