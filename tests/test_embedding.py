@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from samm_ros.cycle import SliceId
 from samm_ros.embedding.cache import EmbeddingCache, EmbeddingKey, EmbeddingStore, scope_of
@@ -19,7 +20,11 @@ from samm_ros.embedding.schedule import SweepOrder
 from samm_ros.errors import CacheError, PromptError
 from samm_ros.geometry import Plane
 from samm_ros.models.base import Embedding
+from samm_ros.models.parity import dice_of
+from samm_ros.prompts import PixelPrompt
 from samm_ros.volume import Volume, Window
+
+_FEATURES = st.floats(-6e4, 6e4, width=16) | st.just(0.0)
 
 
 def embedding(seed: int, floats: int = 64) -> Embedding:
@@ -67,6 +72,70 @@ def test_the_cache_keeps_its_budgets_and_drops_the_least_recently_used(
         used = used[max(0, len(used) - device - host) :]
         assert cache.nbytes <= (device + host) * one
         assert cache.indices("s", Plane.AXIAL) == set(used)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("pg"), st.integers(0, 9)), max_size=60),
+    st.integers(0, 4),
+    st.integers(0, 3),
+)
+def test_a_packing_cache_counts_the_slice_that_it_unpacked(
+    steps: list[tuple[str, int]], device: int, host: int
+) -> None:
+    one = embedding(0, 1024)
+    packed = one.packed().nbytes
+    cache = EmbeddingCache(one.nbytes + device * packed, host * packed, packs=True)
+    for what, index in steps:
+        if what == "p":
+            given_back = cache.put(key(index), embedding(index, 1024))
+            read = cache.get(key(index))
+            assert read is None or np.array_equal(read.features, given_back.features)
+        elif (read := cache.get(key(index))) is not None:
+            assert read is cache.get(key(index)), "it is unpacked once"
+            assert np.array_equal(read.features, embedding(index, 1024).packed().unpacked().features)
+        assert cache.nbytes <= cache.device_budget + cache.host_budget
+    kept = cache.nbytes
+    cache.clear()
+    assert cache.nbytes == 0 <= kept
+
+
+@given(
+    hnp.arrays(
+        np.float16, st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4)), elements=_FEATURES
+    )
+)
+def test_packed_features_are_within_half_a_step_of_their_channel_in_numpy_and_torch(
+    features: np.ndarray,
+) -> None:
+    exact = features.astype(np.float32)
+    step = np.abs(exact).max(axis=(1, 2), keepdims=True) / 127
+    for values in (features, torch.from_numpy(features)):
+        packed = Embedding(values, (10, 12), (213, 256)).packed()
+        unpacked = packed.unpacked()
+        assert unpacked.as_array().dtype == np.float16
+        assert type(unpacked.features) is type(values)
+        # And what float16 itself rounds away.
+        allowed = step * 0.501 + np.abs(exact) * 2**-10 + 2**-24
+        assert (np.abs(unpacked.as_array().astype(np.float32) - exact) <= allowed).all()
+        assert packed.nbytes == features.size + 4 * len(features)
+
+
+def test_masks_of_packed_embeddings_agree_and_twice_as_many_are_kept(lite_medsam, mni: Volume) -> None:
+    boxes = [PixelPrompt(box_xyxy=box) for box in ([40, 40, 150, 170], [70, 80, 121, 140], [33, 90, 89, 133])]
+    images = [mni.slice_image(plane, 95) for plane in Plane]
+    exact = lite_medsam.encode(images)
+    cache = EmbeddingCache(2 * exact[0].nbytes + 2**13, packs=True)
+    dice = []
+    for index, embedding in enumerate(exact):
+        cache.put(key(index), embedding)
+        given_back = cache.get(key(index))
+        dice += [
+            dice_of(lite_medsam.decode(given_back, box).mask, lite_medsam.decode(embedding, box).mask)
+            for box in boxes
+        ]
+    assert len(cache) == 2, "two packed ones and the one that was read last"
+    assert np.mean(dice) >= 0.995
+    assert min(dice) >= 0.99
 
 
 def test_a_saved_embedding_comes_back_bit_for_bit(tmp_path: Path, lite_medsam) -> None:

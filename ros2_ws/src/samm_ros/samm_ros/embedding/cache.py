@@ -19,7 +19,7 @@ from ..geometry import Plane
 from ..volume import Window
 
 if TYPE_CHECKING:
-    from ..models.base import Embedding, SegmentationModel
+    from ..models.base import Embedding, PackedEmbedding, SegmentationModel
 
 GIB = 1024**3
 _FORMAT = "samm-embedding-2"
@@ -45,37 +45,48 @@ class EmbeddingCache:
 
     device_budget: bytes kept where the encoder left them. What does not fit moves to host memory.
     host_budget: bytes kept there. What does not fit is forgotten. On a CPU both are the same memory: give 0.
+    packs: keep them at 8 bits a value, but for the one that was read last.
     """
 
-    def __init__(self, device_budget: int, host_budget: int = 0) -> None:
+    def __init__(self, device_budget: int, host_budget: int = 0, packs: bool = False) -> None:
         self.device_budget = device_budget
         self.host_budget = host_budget
+        self.packs = packs
         self.hits = self.misses = self.evictions = 0
-        self._device: OrderedDict[EmbeddingKey, Embedding] = OrderedDict()
-        self._host: OrderedDict[EmbeddingKey, Embedding] = OrderedDict()
+        self._device: OrderedDict[EmbeddingKey, Embedding | PackedEmbedding] = OrderedDict()
+        self._host: OrderedDict[EmbeddingKey, Embedding | PackedEmbedding] = OrderedDict()
         self._device_bytes = self._host_bytes = 0
+        # A hand stays on a slice: it is unpacked once, not for every prompt.
+        self._unpacked: tuple[EmbeddingKey, Embedding] | None = None
         self._lock = threading.Lock()
 
     def get(self, key: EmbeddingKey) -> Embedding | None:
         """The embedding, now the most recently used, back where the encoder left it; None when it is not here."""
         with self._lock:
             if key in self._device:
-                self.hits += 1
+                kept = self._device[key]
                 self._device.move_to_end(key)
-                return self._device[key]
-            if key in self._host:
-                self.hits += 1
-                embedding = self._host.pop(key)
-                self._host_bytes -= embedding.nbytes
-                return self._insert(key, embedding.restored())
-            self.misses += 1
-            return None
+            elif key in self._host:
+                kept = self._host.pop(key)
+                self._host_bytes -= kept.nbytes
+                kept = kept.restored()
+                self._insert(key, kept)
+            else:
+                self.misses += 1
+                return None
+            self.hits += 1
+            return self._read(key, kept) if self.packs else kept
 
-    def put(self, key: EmbeddingKey, embedding: Embedding) -> None:
-        """Keep `embedding` as the most recently used; one larger than the budget is not kept at all."""
+    def put(self, key: EmbeddingKey, embedding: Embedding) -> Embedding:
+        """Keep `embedding` as the most recently used, and give it as `get` will: its first prompt is answered as its last.
+
+        One larger than the budget is not kept at all.
+        """
+        kept = embedding.packed() if self.packs else embedding
         with self._lock:
             self._forget(key)
-            self._insert(key, embedding)
+            self._insert(key, kept)
+        return kept.unpacked()
 
     def has_room(self, nbytes: int) -> bool:
         """Whether `nbytes` more would push nothing out."""
@@ -101,33 +112,51 @@ class EmbeddingCache:
         with self._lock:
             self._device.clear()
             self._host.clear()
+            self._unpacked = None
             self._device_bytes = self._host_bytes = 0
 
     def __len__(self) -> int:
         return len(self._device) + len(self._host)
 
-    def _insert(self, key: EmbeddingKey, embedding: Embedding) -> Embedding:
+    def _read(self, key: EmbeddingKey, kept: PackedEmbedding) -> Embedding:
+        if self._unpacked is None or self._unpacked[0] != key:
+            self._forget_unpacked()
+            self._unpacked = key, kept.unpacked()
+            self._device_bytes += self._unpacked[1].nbytes
+            self._keep_budgets()
+        return self._unpacked[1]
+
+    def _insert(self, key: EmbeddingKey, embedding: Embedding | PackedEmbedding) -> None:
         self._device[key] = embedding
         self._device_bytes += embedding.nbytes
-        while self._device_bytes > self.device_budget:
-            old_key, old = self._device.popitem(last=False)
+        self._keep_budgets()
+
+    def _keep_budgets(self) -> None:
+        while self._device and self._device_bytes > self.device_budget:
+            key, old = self._device.popitem(last=False)
             self._device_bytes -= old.nbytes
             if old.nbytes > self.host_budget:
                 self.evictions += 1
                 continue
-            self._host[old_key] = old.on_host()
+            self._host[key] = old.on_host()
             self._host_bytes += old.nbytes
             while self._host_bytes > self.host_budget:
                 _, oldest = self._host.popitem(last=False)
                 self._host_bytes -= oldest.nbytes
                 self.evictions += 1
-        return embedding
 
     def _forget(self, key: EmbeddingKey) -> None:
         if old := self._device.pop(key, None):
             self._device_bytes -= old.nbytes
         if old := self._host.pop(key, None):
             self._host_bytes -= old.nbytes
+        if self._unpacked and self._unpacked[0] == key:
+            self._forget_unpacked()
+
+    def _forget_unpacked(self) -> None:
+        if self._unpacked:
+            self._device_bytes -= self._unpacked[1].nbytes
+            self._unpacked = None
 
 
 class EmbeddingStore:

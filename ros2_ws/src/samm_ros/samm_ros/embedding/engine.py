@@ -319,9 +319,7 @@ class EmbeddingEngine:
         for i, embedding in zip(missing, session.model.encode(images, ahead), strict=True):
             self._save(keys[i], embedding)
             embeddings[i] = embedding
-        for key, embedding in zip(keys, embeddings, strict=True):
-            self.cache.put(key, embedding)
-        return embeddings
+        return [self.cache.put(key, embedding) for key, embedding in zip(keys, embeddings, strict=True)]
 
     def _load(self, key: EmbeddingKey, model: SegmentationModel) -> Embedding | None:
         if not self._store:

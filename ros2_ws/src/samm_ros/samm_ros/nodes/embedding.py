@@ -3,7 +3,8 @@
 
 Out:  volume_info, model_info, embedding_status (latched)
 Services: load_volume, select_model, get_embedding; action embed_volume
-Parameters: autostart, model, checkpoint, device, backend, volume, window_preset, cache_gib, cache_dir, sweep
+Parameters: autostart, model, checkpoint, device, backend, volume, window_preset, cache_gib, cache_8bit,
+cache_dir, sweep
 """
 
 from __future__ import annotations
@@ -56,12 +57,15 @@ class EmbeddingNode(LifecycleNode):
         cache_gib = parameters.declare_number(
             self, "cache_gib", 4.0, "Memory for embeddings where the encoder runs, GiB.", (0.01, 1024.0)
         )
+        cache_8bit = parameters.declare(
+            self, "cache_8bit", False, "Keep embeddings at 8 bits a value: twice as many in the same memory."
+        )
         cache_dir = parameters.declare(
             self, "cache_dir", "", "Folder in which embeddings outlive the node; empty: they do not."
         )
         self._sweeps = parameters.declare(self, "sweep", True, "Embed the rest of a volume ahead of need.")
         self.engine = EmbeddingEngine(
-            EmbeddingCache(int(cache_gib * GIB)),
+            EmbeddingCache(int(cache_gib * GIB), packs=cache_8bit),
             EmbeddingStore(Path(cache_dir)) if cache_dir else None,
             self._on_progress,
         )
@@ -229,7 +233,9 @@ class EmbeddingNode(LifecycleNode):
             result.message = f"Cancelled with {missing} slices to go; what is embedded stays."
             goal.canceled()
         elif missing:
-            result.message = f"The cache is full with {missing} slices to go; raise cache_gib."
+            result.message = (
+                f"The cache is full with {missing} slices to go; raise cache_gib or set cache_8bit."
+            )
             goal.abort()
         else:
             result.success = True
