@@ -8,16 +8,10 @@ import tempfile
 import time
 from pathlib import Path
 
-HELP = "masks from embeddings in fewer bits; reading a volume's embeddings against computing them"
-
 _SLICES = 9
 _VOLUME = 189
 _CYCLES = 10_000
 _UNPACKINGS = 20
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None of its own."""
 
 
 def main(args: argparse.Namespace) -> int:

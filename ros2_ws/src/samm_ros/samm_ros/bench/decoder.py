@@ -8,16 +8,10 @@ import time
 
 import numpy as np
 
-HELP = "milliseconds a mask, idle and while the volume is embedded, against eager torch"
-
 _PROMPTS = 200
 _SLICES_A_PLANE = 3
 # A user's prompts: never in step with the sweep.
 _BETWEEN_S = (0.05, 0.4)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None of its own."""
 
 
 def main(args: argparse.Namespace) -> int:

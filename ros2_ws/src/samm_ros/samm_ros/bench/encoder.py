@@ -8,12 +8,6 @@ import time
 
 import numpy as np
 
-HELP = "seconds a slice, and the parity gate, against eager torch"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None of its own."""
-
 
 def main(args: argparse.Namespace) -> int:
     """Encodes slices of the MNI brain in turn by each backend, and prints a table."""

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from .contestant import Contestant, Spot, Timed
     from .ours import Ours
 
-HELP = "race this graph against the paper's design, and write a page of the results"
-
 # The left temporal pole on the MNI brain: pixels of a 233×197 slice.
 _INDEX, _BOX = 38, (76.0, 90.0, 122.0, 124.0)
 _SIZES = (64, 128, 256, 512, 1024)

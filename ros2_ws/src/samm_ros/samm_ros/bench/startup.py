@@ -24,12 +24,6 @@ _SETUPS = {
     "openvino, a process a node": {"backend": "openvino", "composed": "false"},
 }
 
-HELP = "from a process's start to its first mask, and the memory it takes"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None of its own."""
-
 
 def main(args: argparse.Namespace) -> int:
     """Starts the graph as `samm up volume:=…` does, prompts as soon as it is there, and prints a table."""
