@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests and answers: over the wire and back unchanged, or refused."""
+"""Requests, answers and embeddings: over the wire and back unchanged, or refused."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from rclpy.serialization import deserialize_message, serialize_message
-from samm_msgs.msg import SliceMask, SliceRequest
+from samm_msgs.msg import EmbeddingRequest, SliceEmbedding, SliceMask, SliceRequest
 
 from samm_ros.cycle import Answer, CycleCounter, Request, SliceId, request_objection
 from samm_ros.errors import MaskError, PromptError
 from samm_ros.geometry import Plane, VolumeGeometry
 from samm_ros.mask_codec import MaskEncoding
+from samm_ros.models.base import Embedding
 from samm_ros.nodes import wire
 from samm_ros.prompts import PixelPrompt
 
@@ -92,6 +94,42 @@ def test_a_mask_damaged_at_any_byte_is_refused_or_the_same(data: st.DataObject, 
         return
     # The header and the sequence number are no part of what is applied.
     assert received == answer
+
+
+embeddings = st.builds(
+    Embedding,
+    hnp.arrays(
+        st.sampled_from([np.float16, np.float32]),
+        st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4)),
+    ),
+    st.tuples(st.integers(1, 9999), st.integers(1, 9999)),
+    st.just((256, 256)),
+)
+
+
+@given(st.data(), slices, names, embeddings)
+def test_an_embedding_comes_over_the_wire_unchanged_or_is_refused(
+    data: st.DataObject, slice_id: SliceId, model: str, embedding: Embedding
+) -> None:
+    wish = EmbeddingRequest(slice=wire.slice_to_msg(slice_id), model=model)
+    raw = bytearray(serialize_message(wire.embedding_to_msg(wish, embedding)))
+    features, size = wire.embedding_from_msg(deserialize_message(bytes(raw), SliceEmbedding))
+    assert features.dtype == embedding.features.dtype
+    assert (features.tobytes(), features.shape) == (embedding.features.tobytes(), embedding.features.shape)
+    assert size == embedding.original_size
+
+    raw[data.draw(st.integers(4, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    try:
+        message = deserialize_message(bytes(raw), SliceEmbedding)
+    except (RuntimeError, UnicodeDecodeError):
+        return  # DDS refused it before it could reach a node
+    try:
+        features, size = wire.embedding_from_msg(message)
+    except PromptError:
+        return
+    # What was hit is padding.
+    assert features.tobytes() == embedding.features.tobytes()
+    assert (size, message.slice, message.model) == (embedding.original_size, wish.slice, model)
 
 
 @given(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from peer import Peer
-from samm_msgs.msg import Prompt, SegmentationStatus, SliceMask
+from samm_msgs.msg import EmbeddingRequest, Prompt, SegmentationStatus, SliceEmbedding, SliceMask
 
 from samm_ros.demo import script
 from samm_ros.demo.client import GraphClient
+from samm_ros.errors import PromptError
 from samm_ros.geometry import Plane
 from samm_ros.mask_codec import decode_mask
 from samm_ros.nodes import graph, wire
@@ -145,3 +147,33 @@ def test_six_processes_give_the_masks_of_the_model_and_the_decoder_fetches_an_em
 
         running.kill("embedding", signal.SIGKILL)
         assert client.prompt(SECOND, segment="late", timeout_s=RESTART_S).data
+
+
+def test_an_embedding_that_was_damaged_on_the_way_is_refused_and_fetched_again(
+    launch_file: Path, namespace: str, tmp_path: Path, mni_path: Path
+) -> None:
+    with (
+        launched(launch_file, namespace, tmp_path, composed="false") as running,
+        GraphClient(namespace, "surgeon", running.check) as client,
+    ):
+        client.load(mni_path)
+        assert client.prompt(FIRST, timeout_s=RESTART_S).data
+        running.kill("embedding", signal.SIGSTOP)
+        try:
+            with Peer(namespace) as impostor:
+                embeddings = impostor.publisher(SliceEmbedding, graph.EMBEDDINGS, graph.EMBEDDING)
+
+                def answer(wish: EmbeddingRequest) -> None:
+                    message = SliceEmbedding(slice=wish.slice, model=wish.model, dtype="float16")
+                    message.shape, message.data = array("I", [2, 2, 2]), array("B", bytes(16))
+                    message.original_size, message.checksum = [10, 10], 1
+                    embeddings.publish(message)
+
+                impostor.node.create_subscription(
+                    EmbeddingRequest, graph.EMBEDDING_REQUESTS, answer, graph.EMBEDDING
+                )
+                with pytest.raises(PromptError, match="damaged on the way"):
+                    client.prompt(SECOND, timeout_s=RESTART_S)
+        finally:
+            running.kill("embedding", signal.SIGCONT)
+        assert client.prompt(SECOND, timeout_s=RESTART_S).data

@@ -3,7 +3,7 @@
 
 In:   accepted_requests (SliceRequest, newest)
 Out:  masks (SliceMask, newest), task_events
-Uses: the embedding engine of its own process (samm_server), or get_embedding of another (alone)
+Uses: the embedding engine of its own process (samm_server), or another's (alone: embedding_requests, embeddings)
 Parameters: autostart, trace; alone also device, checkpoint and cache_gib
 """
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The embedding node: holds the volume, the model, the encoder's cache, and embeds slices as they are needed.
 
-Out:  volume_info, model_info, embedding_status (latched)
-Services: load_volume, select_model, get_embedding; action embed_volume
+In:   embedding_requests, of decoders elsewhere
+Out:  embeddings, to them; volume_info, model_info, embedding_status (latched)
+Services: load_volume, select_model; action embed_volume
 Parameters: autostart, model, checkpoint, device, backend, volume, window_preset, cache_gib, cache_8bit,
 cache_dir, sweep
 """
@@ -11,8 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-import zlib
-from array import array
+from concurrent.futures import Future
 from pathlib import Path
 
 from rclpy.action import ActionServer, CancelResponse
@@ -20,11 +20,12 @@ from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from samm_msgs.action import EmbedVolume
-from samm_msgs.msg import EmbeddingStatus, ModelInfo, VolumeInfo
-from samm_msgs.srv import GetEmbedding, LoadVolume, SelectModel
+from samm_msgs.msg import EmbeddingRequest, EmbeddingStatus, ModelInfo, SliceEmbedding, VolumeInfo
+from samm_msgs.srv import LoadVolume, SelectModel
 
+from ..cycle import SliceId
 from ..embedding.cache import GIB, EmbeddingCache, EmbeddingStore
-from ..embedding.engine import EmbeddingEngine
+from ..embedding.engine import EmbeddingEngine, EncodedSlice
 from ..errors import PromptError, SammError, VolumeError
 from ..geometry import Plane
 from ..models import BACKEND_NAMES, load_model
@@ -69,11 +70,13 @@ class EmbeddingNode(LifecycleNode):
             EmbeddingStore(Path(cache_dir)) if cache_dir else None,
             self._on_progress,
         )
+        self._promised: set[tuple[SliceId, str]] = set()
         self._progressed = threading.Condition()
         self._status_at = 0.0
         self._diagnostics = Diagnostics(self, self._readings)
         self._volume_info = self.create_publisher(VolumeInfo, graph.VOLUME_INFO, graph.LATCHED)
         self._model_info = self.create_publisher(ModelInfo, graph.MODEL_INFO, graph.LATCHED)
+        self._embeddings = self.create_publisher(SliceEmbedding, graph.EMBEDDINGS, graph.EMBEDDING)
         self._status = self.create_publisher(EmbeddingStatus, graph.EMBEDDING_STATUS, graph.LATCHED)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -92,10 +95,10 @@ class EmbeddingNode(LifecycleNode):
             self.create_service(
                 SelectModel, graph.SELECT_MODEL, self._on_select_model, callback_group=changes
             ),
-            self.create_service(
-                GetEmbedding, graph.GET_EMBEDDING, self._on_get_embedding, callback_group=waits
-            ),
         ]
+        self._wishes = self.create_subscription(
+            EmbeddingRequest, graph.EMBEDDING_REQUESTS, self._on_wish, graph.EMBEDDING
+        )
         self._action = ActionServer(
             self,
             EmbedVolume,
@@ -118,6 +121,7 @@ class EmbeddingNode(LifecycleNode):
         self._action.destroy()
         for service in self._entrances:
             self.destroy_service(service)
+        self.destroy_subscription(self._wishes)
         return super().on_deactivate(state)
 
     def _use_model(self, name: str, checkpoint: str) -> None:
@@ -182,26 +186,32 @@ class EmbeddingNode(LifecycleNode):
         response.model = self._model_message()
         return response
 
-    def _on_get_embedding(
-        self, request: GetEmbedding.Request, response: GetEmbedding.Response
-    ) -> GetEmbedding.Response:
+    def _on_wish(self, wish: EmbeddingRequest) -> None:
         try:
-            if request.model != (loaded := self._model_message().name):
-                raise PromptError(f"The model {request.model} is not loaded; {loaded} is.")
-            encoded = self.engine.request(wire.slice_from_msg(request.slice)).result()
-        except SammError as error:
-            response.message = str(error)
-            return response
-        features = encoded.embedding.as_array()
-        data = features.tobytes()
-        response.success = True
-        response.shape = array("I", features.shape)
-        response.dtype = features.dtype.name
-        response.data = array("B", data)
-        response.original_size = list(encoded.embedding.original_size)
-        response.input_size = list(encoded.embedding.input_size)
-        response.checksum = zlib.crc32(data)
-        return response
+            slice_id = wire.slice_from_msg(wish.slice)
+            if wish.model != (loaded := self._model_message().name):
+                raise PromptError(f"The model {wish.model} is not loaded; {loaded} is.")
+        except PromptError as error:
+            self._refuse(wish, error)
+            return
+        promise = slice_id, wish.model
+        if promise in self._promised:
+            return
+        self._promised.add(promise)
+        self.engine.request(slice_id).add_done_callback(lambda future: self._keep(promise, wish, future))
+
+    def _keep(
+        self, promise: tuple[SliceId, str], wish: EmbeddingRequest, future: Future[EncodedSlice]
+    ) -> None:
+        """On the thread that encoded the slice. The promise stands until it is kept: a reminder is no second wish."""
+        try:
+            self._embeddings.publish(wire.embedding_to_msg(wish, future.result().embedding))
+        except PromptError as error:
+            self._refuse(wish, error)
+        self._promised.discard(promise)
+
+    def _refuse(self, wish: EmbeddingRequest, error: PromptError) -> None:
+        self._embeddings.publish(SliceEmbedding(slice=wish.slice, model=wish.model, error=str(error)))
 
     def _embed_volume(self, goal: ServerGoalHandle) -> EmbedVolume.Result:
         started, result = time.monotonic(), EmbedVolume.Result()

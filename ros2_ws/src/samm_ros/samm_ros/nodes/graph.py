@@ -9,6 +9,8 @@ ACCEPTED_REQUESTS = "accepted_requests"
 MASKS = "masks"
 RECEIVED_MASKS = "received_masks"
 OVERLAY = "overlay"
+EMBEDDING_REQUESTS = "embedding_requests"
+EMBEDDINGS = "embeddings"
 
 VOLUME_INFO = "volume_info"
 MODEL_INFO = "model_info"
@@ -19,7 +21,6 @@ DIAGNOSTICS = "/diagnostics"
 
 LOAD_VOLUME = "load_volume"
 SELECT_MODEL = "select_model"
-GET_EMBEDDING = "get_embedding"
 UNDO = "undo"
 REDO = "redo"
 SAVE_SEGMENTATION = "save_segmentation"
@@ -38,6 +39,13 @@ ANSWERS_OF_ALL = QoSProfile(
     durability=DurabilityPolicy.VOLATILE,
     history=HistoryPolicy.KEEP_LAST,
     depth=16,
+)
+# Embeddings for decoders elsewhere, and the wishes for them: none is lost, and no more than a few, of 2 to 4 MiB, queue.
+EMBEDDING = QoSProfile(
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+    history=HistoryPolicy.KEEP_LAST,
+    depth=8,
 )
 # State: a late joiner sees it.
 LATCHED = QoSProfile(

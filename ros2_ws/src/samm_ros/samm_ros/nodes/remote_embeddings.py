@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 import threading
-import zlib
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from rclpy.node import Node
-from samm_msgs.msg import ModelInfo, VolumeInfo
-from samm_msgs.srv import GetEmbedding
+from samm_msgs.msg import EmbeddingRequest, ModelInfo, SliceEmbedding, VolumeInfo
 
 from ..cycle import SliceId
 from ..embedding.cache import GIB, EmbeddingCache, EmbeddingKey
@@ -22,15 +19,16 @@ from ..models import BACKEND_NAMES, load_model
 from . import graph, parameters, wire
 
 if TYPE_CHECKING:
-    from ..models.base import Embedding, SegmentationModel
+    from ..models.base import SegmentationModel
 
-ALIVE_CHECK_S = 0.5
+# A wish is told again so often: an embedding node that was restarted has forgotten it.
+_REMIND_S = 0.5
 
 
 class RemoteEmbeddings:
     """An EmbeddingSource that asks the embedding node, with a decoder of the same model in this process.
 
-    In: model_info, volume_info (latched). Uses: get_embedding.
+    In: embeddings, model_info, volume_info (latched). Out: embedding_requests.
     """
 
     def __init__(self, node: Node) -> None:
@@ -48,9 +46,11 @@ class RemoteEmbeddings:
         )
         self._model: SegmentationModel | None = None
         self._loading = threading.Lock()
-        self._waiting: set[Future[EncodedSlice]] = set()
-        node.create_timer(ALIVE_CHECK_S, self._give_up_on_the_dead)
-        self._client = node.create_client(GetEmbedding, graph.GET_EMBEDDING)
+        self._lock = threading.Lock()
+        self._waiting: dict[tuple[SliceId, str], Future[EncodedSlice]] = {}
+        self._wishes = node.create_publisher(EmbeddingRequest, graph.EMBEDDING_REQUESTS, graph.EMBEDDING)
+        node.create_subscription(SliceEmbedding, graph.EMBEDDINGS, self._on_embedding, graph.EMBEDDING)
+        node.create_timer(_REMIND_S, self._remind)
         node.create_subscription(ModelInfo, graph.MODEL_INFO, self._on_model, graph.LATCHED)
         # Another volume, or the same one in another window.
         node.create_subscription(VolumeInfo, graph.VOLUME_INFO, lambda _: self._cache.clear(), graph.LATCHED)
@@ -61,43 +61,53 @@ class RemoteEmbeddings:
         if model is None:
             future.set_exception(NotReadyError("The decoder's model is not loaded yet."))
             return future
-        key = EmbeddingKey(f"{slice_id.volume_uid} {model.fingerprint}", slice_id.plane, slice_id.index)
-        if embedding := self._cache.get(key):
+        if embedding := self._cache.get(_key(slice_id, model)):
             future.set_result(EncodedSlice(embedding, model))
             return future
-        if not self._client.service_is_ready():
+        if self._is_alone():
             future.set_exception(NotReadyError("The embedding node is away."))
             return future
-        self._waiting.add(future)
-        future.add_done_callback(self._waiting.discard)
-        asked = self._client.call_async(
-            GetEmbedding.Request(slice=wire.slice_to_msg(slice_id), model=model.name)
-        )
-        asked.add_done_callback(lambda answered: self._received(answered.result(), key, model, future))
+        with self._lock:
+            future = self._waiting.setdefault((slice_id, model.name), future)
+        self._ask(slice_id, model.name)
         return future
 
-    def _received(
-        self,
-        response: GetEmbedding.Response,
-        key: EmbeddingKey,
-        model: SegmentationModel,
-        future: Future[EncodedSlice],
-    ) -> None:
-        if future.done():
+    def _is_alone(self) -> bool:
+        return self._wishes.get_subscription_count() == 0
+
+    def _ask(self, slice_id: SliceId, model: str) -> None:
+        self._wishes.publish(EmbeddingRequest(slice=wire.slice_to_msg(slice_id), model=model))
+
+    def _on_embedding(self, message: SliceEmbedding) -> None:
+        try:
+            slice_id = wire.slice_from_msg(message.slice)
+        except PromptError:
+            return  # nobody here asked for a plane that there is not
+        with self._lock:
+            future = self._waiting.pop((slice_id, message.model), None)
+        model = self._model
+        if future is None:
             return
         try:
-            embedding = _embedding(response, model)
+            if model is None or model.name != message.model:
+                raise PromptError("The model was changed before the slice was embedded.")
+            embedding = self._cache.put(_key(slice_id, model), model.adopt(*wire.embedding_from_msg(message)))
         except PromptError as error:
             future.set_exception(error)
             return
-        self._cache.put(key, embedding)
         future.set_result(EncodedSlice(embedding, model))
 
-    def _give_up_on_the_dead(self) -> None:
-        """A service that died in mid-call never answers."""
-        if not self._client.service_is_ready():
-            for future in list(self._waiting):
+    def _remind(self) -> None:
+        alone = self._is_alone()
+        with self._lock:
+            waiting = dict(self._waiting)
+            if alone:
+                self._waiting.clear()
+        for (slice_id, model), future in waiting.items():
+            if alone:
                 future.set_exception(NotReadyError("The embedding node died before it answered."))
+            else:
+                self._ask(slice_id, model)
 
     def _on_model(self, message: ModelInfo) -> None:
         if message.name and (self._model is None or self._model.name != message.name):
@@ -116,19 +126,5 @@ class RemoteEmbeddings:
                 self._node.get_logger().error(str(error))
 
 
-def _embedding(response: GetEmbedding.Response, model: SegmentationModel) -> Embedding:
-    """Raises PromptError for a refusal, and for an embedding that is damaged or of another shape."""
-    if not response.success:
-        raise PromptError(response.message)
-    data = response.data.tobytes()
-    dtype = {"float32": np.float32, "float16": np.float16}.get(response.dtype)
-    shape = tuple(response.shape)
-    if (
-        dtype is None
-        or len(shape) != 3
-        or zlib.crc32(data) != response.checksum
-        or len(data) != np.prod(shape, dtype=object) * np.dtype(dtype).itemsize
-    ):
-        raise PromptError("The embedding was damaged on the way; prompt again.")
-    features = np.frombuffer(data, dtype).reshape(shape).copy()
-    return model.adopt(features, tuple(map(int, response.original_size)))
+def _key(slice_id: SliceId, model: SegmentationModel) -> EmbeddingKey:
+    return EmbeddingKey(f"{slice_id.volume_uid} {model.fingerprint}", slice_id.plane, slice_id.index)

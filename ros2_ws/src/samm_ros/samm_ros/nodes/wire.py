@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import math
+import zlib
 from array import array
 from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -18,6 +21,9 @@ from ..mask_codec import MaskEncoding
 from ..prompts import PixelPrompt, Prompt
 from ..trace import Completion, Outcome, Task, TaskEvent
 from ..volume import Window
+
+if TYPE_CHECKING:
+    from ..models.base import Embedding
 
 _COMPLETION = tuple(field.name for field in fields(Completion))
 
@@ -180,6 +186,49 @@ def answer_from_msg(message: msg.SliceMask) -> Answer:
             f"The mask of cycle {message.cycle} was damaged on the way; it will be asked for again."
         )
     return answer
+
+
+def embedding_to_msg(wish: msg.EmbeddingRequest, embedding: Embedding) -> msg.SliceEmbedding:
+    features = embedding.as_array()
+    message = msg.SliceEmbedding(
+        slice=wish.slice,
+        model=wish.model,
+        shape=array("I", features.shape),
+        dtype=features.dtype.name,
+        data=array("B", features.tobytes()),
+        original_size=list(embedding.original_size),
+    )
+    message.checksum = _checksum(message)
+    return message
+
+
+def _checksum(message: msg.SliceEmbedding) -> int:
+    about = repr(
+        (
+            (message.slice.volume_uid, message.slice.plane, message.slice.index, message.model),
+            (message.dtype, *map(int, message.shape), *map(int, message.original_size)),
+        )
+    )
+    return zlib.crc32(message.data, zlib.crc32(about.encode(errors="replace")))
+
+
+def embedding_from_msg(message: msg.SliceEmbedding) -> tuple[np.ndarray, tuple[int, int]]:
+    """Features, (C, h, w) float16 or float32, and rows and columns of the slice.
+
+    Raises PromptError for a refusal, and for features that were damaged on the way.
+    """
+    if message.error:
+        raise PromptError(message.error)
+    dtype = {"float32": np.float32, "float16": np.float16}.get(message.dtype)
+    shape = tuple(message.shape)
+    if (
+        dtype is None
+        or len(shape) != 3
+        or message.checksum != _checksum(message)
+        or len(message.data) != math.prod(shape) * np.dtype(dtype).itemsize
+    ):
+        raise PromptError("The embedding was damaged on the way; prompt again.")
+    return np.frombuffer(message.data, dtype).reshape(shape).copy(), tuple(map(int, message.original_size))
 
 
 def volume_from_msg(message: msg.VolumeInfo) -> LoadedVolume | None:
