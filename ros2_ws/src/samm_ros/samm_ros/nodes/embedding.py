@@ -208,7 +208,8 @@ class EmbeddingNode(LifecycleNode):
             self._embeddings.publish(wire.embedding_to_msg(wish, future.result().embedding))
         except PromptError as error:
             self._refuse(wish, error)
-        self._promised.discard(promise)
+        finally:
+            self._promised.discard(promise)
 
     def _refuse(self, wish: EmbeddingRequest, error: PromptError) -> None:
         self._embeddings.publish(SliceEmbedding(slice=wish.slice, model=wish.model, error=str(error)))
