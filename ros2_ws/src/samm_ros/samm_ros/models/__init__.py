@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from .base import SegmentationModel
 
 __all__ = ["BACKEND_NAMES", "MODEL_NAMES", "load_model", "weights_folder"]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,7 @@ _FAMILIES = {
 }
 MODEL_NAMES = tuple(_FAMILIES)
 BACKEND_NAMES = ("auto", "torch", "openvino")
+PRECISION_NAMES = ("float32", "bfloat16", "float16")
 
 
 def load_model(
@@ -56,11 +54,12 @@ def load_model(
     checkpoint: a file that torch.save wrote. None takes the published file from the weights folder or, for
         lite_medsam, from its package.
     device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
-    precision: of the encoder, "float32" or "bfloat16"; None is bfloat16 where the device computes in it fast.
+    precision: of the encoder, one of PRECISION_NAMES; None: the fastest that agrees with the reference on this device.
     backend: "torch", "openvino" (CPUs alone) or "auto": openvino on a CPU, torch elsewhere. The first use of a model
         on openvino exports it, which takes about a minute.
 
-    A backend that does not agree with the reference is refused and torch taken; the model's `refused` says why.
+    A backend or precision that does not agree with the reference is refused and the next one taken, at last torch in
+    float32, which is the reference; the model's `refused` says why.
 
     Raises ModelError, with one sentence to show, for an unknown name, device, precision or backend and for a
     checkpoint that is missing, damaged or of another model.
@@ -69,43 +68,52 @@ def load_model(
         raise ModelError(f'There is no model "{name}"; give one of {", ".join(MODEL_NAMES)}.')
     if backend not in BACKEND_NAMES:
         raise ModelError(f'There is no backend "{backend}"; give one of {", ".join(BACKEND_NAMES)}.')
-    if precision not in (None, "float32", "bfloat16"):
-        raise ModelError(f'"{precision}" is not a precision; give float32 or bfloat16.')
+    if precision not in (None, *PRECISION_NAMES):
+        raise ModelError(f'"{precision}" is not a precision; give one of {", ".join(PRECISION_NAMES)}.')
     path = Path(checkpoint).expanduser() if checkpoint else checkpoint_of(name)
     on_cpu = device == "cpu" or (device == "auto" and not _has_cuda())
+    if on_cpu and precision == "float16":
+        raise ModelError("float16 is for GPUs; give float32 or bfloat16 on a CPU.")
     refused: tuple[str, ...] = ()
     if backend == "openvino" and not on_cpu:
         refused = (f"openvino is not used for {name}: it is for CPUs, and the device is {device}.",)
     elif backend == "openvino" or (backend == "auto" and on_cpu):
-        try:
-            return _on_openvino(name, path, precision)
-        except BackendError as error:
-            refused = (str(error),)
-    for why in refused:
-        logger.warning("%s torch is taken.", why)
+        model, refused = _on_openvino(name, path, precision)
+        if model:
+            model.refused = refused
+            return model
     family = _FAMILIES[name]
     network = getattr(import_module(f".{family.module}", __name__), family.network)
     model = network(name, path, device, precision)
-    model.refused = refused
     if model.device.type == "cuda":
         from .cuda import accelerate
 
-        try:
-            accelerate(model)
-        except BackendError as error:
-            model.refused = (*refused, str(error))
-            logger.warning("%s Eager torch is taken.", error)
+        refused += accelerate(model, precision)
+    model.refused = refused
     return model
 
 
-def _on_openvino(name: str, checkpoint: Path, precision: str | None) -> SegmentationModel:
+def _on_openvino(
+    name: str, checkpoint: Path, precision: str | None
+) -> tuple[SegmentationModel | None, tuple[str, ...]]:
+    """The model in the fastest precision that agrees with the reference, if any does, and why the others are refused."""
     if find_spec("openvino") is None:
-        raise BackendError(f"openvino is not used for {name}: it is not installed.")
+        return None, (f"openvino is not used for {name}: it is not installed.",)
     from . import recipe
     from .exports import export_of
-    from .openvino import activate
+    from .openvino import activate, fast_precisions
 
-    return activate(name, getattr(recipe, _FAMILIES[name].recipe)(), export_of(name, checkpoint), precision)
+    refused: list[str] = []
+    try:
+        export = export_of(name, checkpoint)
+    except BackendError as error:
+        return None, (str(error),)
+    for each in (precision,) if precision else fast_precisions():
+        try:
+            return activate(name, getattr(recipe, _FAMILIES[name].recipe)(), export, each), tuple(refused)
+        except BackendError as error:
+            refused.append(str(error))
+    return None, tuple(refused)
 
 
 def checkpoint_of(name: str) -> Path:

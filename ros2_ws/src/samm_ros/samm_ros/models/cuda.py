@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,21 +16,24 @@ from torch.nn import functional
 from ..errors import BackendError
 from .decoder import DecoderGraph
 from .network import NetworkModel
-from .parity import EMBEDDING_ERROR, Golden, check_parity, golden_prompts, phantom
+from .parity import Golden, check_parity, golden_prompts, phantom
 
 # Prompts of more tokens are rare, and each number of tokens is a graph of its own.
 _CAPTURED_TOKENS = 8
 # Of what is free, the part that a batch of the sweep may take, and what a slice of 1024 pixels takes of it.
 _BATCH_SHARE, _SLICE_BYTES = 0.25, 1.5 * 2**30
 _BATCH_LIMIT = 16
+_FASTEST_FIRST = ("float16", "bfloat16", "float32")
 
 
-def accelerate(model: NetworkModel) -> None:
-    """Switch `model`, on CUDA, to its fast paths; raises BackendError, and leaves it eager, unless they agree with it.
+def accelerate(model: NetworkModel, precision: str | None) -> tuple[str, ...]:
+    """Switch `model`, on CUDA, to its fast paths in the fastest precision that agrees; why others are refused is returned.
 
-    The reference is the same network, eager, in float32 on the same device.
+    precision: one of PRECISIONS; None: float16, bfloat16 or float32, the first that agrees. float16 comes first: it is as
+    fast as bfloat16 and rounds eight times finer, and where it overflows the gate sees values that are not finite.
+    The reference is the same network, eager, in float32 on the same device: `model` is that where nothing else agrees.
     """
-    golden = _golden(model)
+    golden = golden_of(model)
     encoder = model._network.image_encoder
     blocks = list(encoder.blocks) if isinstance(encoder, ImageEncoderViT) else []
     eager = [block.attn for block in blocks]
@@ -40,32 +44,47 @@ def accelerate(model: NetworkModel) -> None:
         model.batch_decoder = CapturedDecoder(
             DecoderGraph(model._network, several=model.takes_points).to(model.device).eval(), model.device
         )
+        agrees, refused = choose_precision(model, golden, (precision,) if precision else _FASTEST_FIRST)
+    except Exception as error:  # whatever a driver or its compiler trips over
+        agrees, refused = False, (f"The fast paths of CUDA are not used for {model.name}: {error}",)
+    if agrees:
         model.backend += ", fused"
-        check_parity(model, golden, EMBEDDING_ERROR[str(model.precision).removeprefix("torch.")])
-    except Exception as error:
+        free, _ = torch.cuda.mem_get_info(model.device)
+        model.batch = int(min(max(free * _BATCH_SHARE // _SLICE_BYTES, 1), _BATCH_LIMIT))
+        # One prepares and sends its slices while the other's are encoded.
+        model.sweepers = 2
+    else:
         for block, attention in zip(blocks, eager, strict=True):
             block.attn = attention
         model.decodes_in_batch, model.batch_decoder = False, None
-        model.backend = model.backend.removesuffix(", fused")
-        if isinstance(error, BackendError):
-            raise
-        raise BackendError(f"The fast paths of CUDA are not used for {model.name}: {error}") from error
-    free, _ = torch.cuda.mem_get_info(model.device)
-    model.batch = int(min(max(free * _BATCH_SHARE // _SLICE_BYTES, 1), _BATCH_LIMIT))
-    # One prepares and sends its slices while the other's are encoded.
-    model.sweepers = 2
+        model.compute_in("float32")
+    return refused
 
 
-def _golden(model: NetworkModel) -> Golden:
-    precision, model.precision = model.precision, torch.float32
-    try:
-        image = phantom()
-        (embedding,) = model.encode([image])
-        prompts = golden_prompts(model.takes_points, model.takes_box)
-        masks = [model.decode(embedding, prompt).mask for prompt in prompts]
-        return Golden(image, embedding.as_array(), np.stack(masks))
-    finally:
-        model.precision = precision
+def choose_precision(
+    model: NetworkModel, golden: Golden, precisions: Sequence[str]
+) -> tuple[bool, tuple[str, ...]]:
+    """Have `model` compute in the first of `precisions` that agrees with `golden`: whether one does, and why others do not."""
+    refused: list[str] = []
+    for precision in precisions:
+        model.compute_in(precision)
+        try:
+            check_parity(model, golden, precision)
+        except BackendError as error:
+            refused.append(str(error))
+        else:
+            return True, tuple(refused)
+    return False, tuple(refused)
+
+
+def golden_of(model: NetworkModel) -> Golden:
+    """What the eager network computes in float32, in which it is left."""
+    model.compute_in("float32")
+    image = phantom()
+    (embedding,) = model.encode([image])
+    prompts = golden_prompts(model.takes_points, model.takes_box)
+    masks = [model.decode(embedding, prompt).mask for prompt in prompts]
+    return Golden(image, embedding.as_array(), np.stack(masks))
 
 
 class FusedAttention(nn.Module):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import threading
 from abc import abstractmethod
@@ -20,15 +21,14 @@ from .checkpoint import content_hash, load_weights
 from .recipe import check_image
 
 _NICENESS = 10
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class NetworkModel(SegmentationModel):
     """A network with SAM's parts: `image_encoder`, `prompt_encoder` and `mask_decoder`.
 
     The encoder runs in `precision`, and its features are kept in it. The decoder always runs in float32: it
-    is the cheap part, and its masks are what the user sees. There is no float16: encoders of this kind
-    overflow its range.
+    is the cheap part, and its masks are what the user sees.
     """
 
     def __init__(
@@ -36,15 +36,22 @@ class NetworkModel(SegmentationModel):
     ) -> None:
         self.name = name
         self.device = resolve_device(device)
-        self.precision = resolve_precision(precision, self.device)
         load_weights(network, checkpoint, name)
-        self.backend = f"torch {str(self.precision).removeprefix('torch.')}"
-        self.fingerprint = content_hash(network, self.recipe.version, str(self.precision))
+        self._weights = content_hash(network, self.recipe.version)
+        self.compute_in(precision or "float32")
         # eval() comes last: TinyViT then caches a table made of its weights, where they are.
         self._network = network.requires_grad_(False).to(self.device).eval()
         with torch.inference_mode():
             self._positions = network.prompt_encoder.get_dense_pe()
         self.batch_decoder: BatchDecoder | None = None
+
+    def compute_in(self, precision: str) -> None:
+        """Have the encoder compute in this precision from now on, by name; for use before anything is encoded."""
+        self.precision = PRECISIONS[precision]
+        self.backend = f"torch {precision}"
+        self.fingerprint = hashlib.blake2b(
+            f"{self._weights} {precision}".encode(), digest_size=16
+        ).hexdigest()
 
     @abstractmethod
     def upscale(self, logits: torch.Tensor, embedding: Embedding) -> torch.Tensor:
@@ -174,12 +181,3 @@ def resolve_device(device: str) -> torch.device:
         count = torch.cuda.device_count()
         raise ModelError(f'There is no "{device}": torch sees {count} GPUs here; give auto or cpu.')
     return resolved
-
-
-def resolve_precision(precision: str | None, device: torch.device) -> torch.dtype:
-    """None is bfloat16 on a GPU that has it and float32 elsewhere. Raises ModelError for an unknown name."""
-    if precision is None:
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    if precision not in PRECISIONS:
-        raise ModelError(f'"{precision}" is not a precision; give {" or ".join(PRECISIONS)}.')
-    return PRECISIONS[precision]

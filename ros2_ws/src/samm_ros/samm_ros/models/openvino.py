@@ -15,8 +15,9 @@ import numpy as np
 import openvino
 import psutil
 
+from ..errors import BackendError
 from .base import Embedding, MaskResult, PixelPrompt, SegmentationModel
-from .parity import EMBEDDING_ERROR, Golden, check_parity
+from .parity import Golden, check_parity
 from .recipe import Recipe, check_image
 
 # The name of each precision, in OpenVINO and among the capabilities that it reports.
@@ -136,16 +137,31 @@ class _Pool:
                 self._wake.notify()
 
 
-def activate(name: str, recipe: Recipe, export: Path, precision: str | None) -> OpenVinoModel:
-    """The model of an export in the fastest precision that agrees with the reference.
+def fast_precisions() -> tuple[str, ...]:
+    """The precisions to try on this CPU, the fastest first."""
+    halves = (
+        ("bfloat16",) if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else ()
+    )
+    return (*halves, "float32")
 
-    precision: "float32" or "bfloat16"; None: bfloat16 where the CPU computes in it. Raises BackendError.
+
+def activate(name: str, recipe: Recipe, export: Path, precision: str) -> OpenVinoModel:
+    """The model of an export. Raises BackendError where it does not agree with the reference in this precision.
+
+    A refusal is kept beside the export, for the same CPU only: a second start does not compile what the first refused.
+    An agreement is checked anew every time.
     """
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if precision is None:
-        precision = "bfloat16" if "BF16" in capabilities else "float32"
+    cpu = openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")
+    known = export / f"refused-{precision}-{hashlib.blake2b(cpu.encode(), digest_size=8).hexdigest()}.txt"
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        raise BackendError(known.read_text())
     model = OpenVinoModel(name, recipe, export, precision)
-    check_parity(model, Golden.load(export / "golden.safetensors"), EMBEDDING_ERROR[precision])
+    try:
+        check_parity(model, Golden.load(export / "golden.safetensors"), precision)
+    except BackendError as error:
+        with contextlib.suppress(OSError):
+            known.write_text(str(error))
+        raise
     return model
 
 

@@ -19,8 +19,10 @@ from ..prompts import PixelPrompt
 from .base import SegmentationModel
 
 # Relative to the norm of the golden features. Measured for LiteMedSAM: float32 3e-4 (the rounding to float16 in which
-# features are kept).
-EMBEDDING_ERROR = {"float32": 0.005, "bfloat16": 0.1}
+# features are kept). In half precision the few prompts of the gate may agree where those of a user do not: with an error
+# of 0.007 the masks of 90 boxes on a brain had a Dice of 0.997 on average and 0.986 at least, with 0.010 0.994 and 0.936,
+# with the 0.049 of bfloat16 throughout 0.972 and 0.760.
+EMBEDDING_ERROR = {"float32": 0.005, "bfloat16": 0.008, "float16": 0.008}
 MEAN_DICE, LEAST_DICE = 0.995, 0.98
 
 
@@ -71,8 +73,10 @@ def golden_prompts(takes_points: bool, takes_box: bool) -> list[PixelPrompt]:
     return boxes * takes_box + points * takes_points
 
 
-def check_parity(model: SegmentationModel, golden: Golden, embedding_error: float) -> None:
-    """Raises BackendError, naming the figure that is out of bounds, unless `model` agrees with the golden values."""
+def check_parity(model: SegmentationModel, golden: Golden, precision: str) -> None:
+    """Raises BackendError, naming the figure that is out of bounds, unless `model`, whose encoder computes in `precision`,
+    agrees with the golden values."""
+    embedding_error = EMBEDDING_ERROR[precision]
     refused = f"{model.backend} is not used for {model.name}"
     (embedding,) = model.encode([golden.image])
     features = embedding.as_array().astype(np.float32)

@@ -116,12 +116,15 @@ class RemoteEmbeddings:
     def _load(self, name: str) -> None:
         with self._loading:
             try:
-                self._model = load_model(
+                model = load_model(
                     name,
                     Path(self._checkpoint) if self._checkpoint else None,
                     self._device,
                     backend=self._backend,
                 )
+                for why in model.refused:
+                    self._node.get_logger().warning(why)
+                self._model = model
             except ModelError as error:
                 self._node.get_logger().error(str(error))
 
