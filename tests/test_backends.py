@@ -22,7 +22,7 @@ from samm_ros.geometry import Plane
 from samm_ros.models import checkpoint_of, exports, load_model
 from samm_ros.models.exports import export_of, identity_of, write_manifest
 from samm_ros.models.openvino import activate, fast_precisions
-from samm_ros.models.parity import dice_of, golden_prompts
+from samm_ros.models.parity import Golden, dice_of, golden_prompts
 from samm_ros.models.recipe import LiteMedSamRecipe
 from samm_ros.prompts import PixelPrompt
 
@@ -191,11 +191,11 @@ def test_bfloat16_that_changes_masks_is_refused_float32_taken_and_the_refusal_re
 @halves
 def test_on_a_gpu_the_first_precision_that_agrees_is_taken(mni) -> None:
     """What accelerate does on CUDA, here on a CPU that computes in bfloat16."""
-    from samm_ros.models.cuda import choose_precision, golden_of
+    from samm_ros.models.cuda import choose_precision
 
     model = load_model("lite_medsam", device="cpu", backend="torch")
     fingerprint = model.fingerprint
-    golden = golden_of(model)
+    golden = Golden.of(model)
     agrees, refused = choose_precision(model, golden, ("bfloat16",))
     assert not agrees and len(refused) == 1 and "torch bfloat16 is not used" in refused[0]
     assert model.fingerprint != fingerprint

@@ -16,7 +16,7 @@ from torch.nn import functional
 from ..errors import BackendError
 from .decoder import DecoderGraph
 from .network import NetworkModel
-from .parity import Golden, check_parity, golden_prompts, phantom
+from .parity import Golden, check_parity
 
 # Prompts of more tokens are rare, and each number of tokens is a graph of its own.
 _CAPTURED_TOKENS = 8
@@ -33,7 +33,8 @@ def accelerate(model: NetworkModel, precision: str | None) -> tuple[str, ...]:
     fast as bfloat16 and rounds eight times finer, and where it overflows the gate sees values that are not finite.
     The reference is the same network, eager, in float32 on the same device: `model` is that where nothing else agrees.
     """
-    golden = golden_of(model)
+    model.compute_in("float32")
+    golden = Golden.of(model)
     encoder = model._network.image_encoder
     blocks = list(encoder.blocks) if isinstance(encoder, ImageEncoderViT) else []
     eager = [block.attn for block in blocks]
@@ -46,7 +47,8 @@ def accelerate(model: NetworkModel, precision: str | None) -> tuple[str, ...]:
         )
         agrees, refused = choose_precision(model, golden, (precision,) if precision else _FASTEST_FIRST)
     except Exception as error:  # whatever a driver or its compiler trips over
-        agrees, refused = False, (f"The fast paths of CUDA are not used for {model.name}: {error}",)
+        sentence = " ".join(str(error).split())
+        agrees, refused = False, (f"The fast paths of CUDA are not used for {model.name}: {sentence}",)
     if agrees:
         model.backend += ", fused"
         free, _ = torch.cuda.mem_get_info(model.device)
@@ -75,16 +77,6 @@ def choose_precision(
         else:
             return True, tuple(refused)
     return False, tuple(refused)
-
-
-def golden_of(model: NetworkModel) -> Golden:
-    """What the eager network computes in float32, in which it is left."""
-    model.compute_in("float32")
-    image = phantom()
-    (embedding,) = model.encode([image])
-    prompts = golden_prompts(model.takes_points, model.takes_box)
-    masks = [model.decode(embedding, prompt).mask for prompt in prompts]
-    return Golden(image, embedding.as_array(), np.stack(masks))
 
 
 class FusedAttention(nn.Module):

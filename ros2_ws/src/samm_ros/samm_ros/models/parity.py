@@ -34,6 +34,15 @@ class Golden:
     features: np.ndarray
     masks: np.ndarray
 
+    @classmethod
+    def of(cls, reference: SegmentationModel) -> Golden:
+        """What `reference` makes of the phantom and its prompts."""
+        image = phantom()
+        (embedding,) = reference.encode([image])
+        prompts = golden_prompts(reference.takes_points, reference.takes_box)
+        masks = [reference.decode(embedding, prompt).mask for prompt in prompts]
+        return cls(image, embedding.as_array(), np.stack(masks))
+
     def save(self, path: Path, save_file: Callable) -> None:
         save_file(
             {"image": self.image, "features": self.features, "masks": self.masks.astype(np.uint8)}, path
