@@ -186,6 +186,8 @@ def test_bfloat16_that_changes_masks_is_refused_float32_taken_and_the_refusal_re
     note.write_text("bfloat16 was refused before.")
     second = load_model("lite_medsam", device="cpu")
     assert second.refused == ("bfloat16 was refused before.",) and second.backend == "openvino float32"
+    asked_for = load_model("lite_medsam", device="cpu", precision="bfloat16")
+    assert asked_for.refused == second.refused and asked_for.backend == "torch float32"
 
 
 @halves

@@ -45,6 +45,11 @@ def launched(launch_file: Path, namespace: str, folder: Path, **arguments: str) 
         yield running
 
 
+def wait_until_applied(client: GraphClient, masks: int) -> None:
+    """An answer reaches its client and APL_MSK at once: the one may save before the other has applied it."""
+    client.wait_for(lambda: client.segmentation.applied >= masks, f"{masks} applied masks", RESTART_S)
+
+
 def saved_labels(client: GraphClient, path: Path) -> np.ndarray:
     client.save(path)
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
@@ -101,6 +106,7 @@ def test_a_killed_client_comes_back_with_its_segmentation(
     ):
         client.load(mni_path)
         client.prompt(FIRST, segment="kept")
+        wait_until_applied(client, 1)
         before = saved_labels(client, tmp_path / "before.nii.gz")
         first_life = running.processes["samm_client"]
 
@@ -116,6 +122,7 @@ def test_a_killed_client_comes_back_with_its_segmentation(
         )
         np.testing.assert_array_equal(saved_labels(client, tmp_path / "after.nii.gz"), before)
         client.prompt(SECOND, segment="next")
+        wait_until_applied(client, 1)
         assert len(np.unique(saved_labels(client, tmp_path / "next.nii.gz"))) == 3
 
 

@@ -25,7 +25,7 @@ class PlainTorch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.stdin.close()
+        self._process.kill()  # it keeps nothing
         self._process.wait()
 
     def encode(self) -> None:
@@ -37,7 +37,7 @@ class PlainTorch:
     def _do(self, work: str) -> None:
         print(work, file=self._process.stdin, flush=True)
         if self._process.stdout.readline() != f"{work}\n":
-            raise RuntimeError(f"The process of {NAME} ended with status {self._process.wait()}.")
+            raise RuntimeError(f"The process of {NAME} did not answer; its own output says why.")
 
 
 def main() -> None:

@@ -82,6 +82,7 @@ def load_model(
         if model:
             model.refused = refused
             return model
+        precision = "float32"  # the reference: eager torch in half precision would pass no gate
     family = _FAMILIES[name]
     network = getattr(import_module(f".{family.module}", __name__), family.network)
     model = network(name, path, device, precision)

@@ -47,8 +47,8 @@ def accelerate(model: NetworkModel, precision: str | None) -> tuple[str, ...]:
         )
         agrees, refused = choose_precision(model, golden, (precision,) if precision else _FASTEST_FIRST)
     except Exception as error:  # whatever a driver or its compiler trips over
-        sentence = " ".join(str(error).split())
-        agrees, refused = False, (f"The fast paths of CUDA are not used for {model.name}: {sentence}",)
+        agrees = False
+        refused = (f"The fast paths of CUDA are not used for {model.name}: {_in_one_line(error)}",)
     if agrees:
         model.backend += ", fused"
         free, _ = torch.cuda.mem_get_info(model.device)
@@ -74,9 +74,15 @@ def choose_precision(
             check_parity(model, golden, precision)
         except BackendError as error:
             refused.append(str(error))
+        except Exception as error:  # a kernel that there is not, or no memory, in this precision
+            refused.append(f"{model.backend} is not used for {model.name}: {_in_one_line(error)}")
         else:
             return True, tuple(refused)
     return False, tuple(refused)
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 class FusedAttention(nn.Module):

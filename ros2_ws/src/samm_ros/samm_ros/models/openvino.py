@@ -148,19 +148,23 @@ def fast_precisions() -> tuple[str, ...]:
 def activate(name: str, recipe: Recipe, export: Path, precision: str) -> OpenVinoModel:
     """The model of an export. Raises BackendError where it does not agree with the reference in this precision.
 
-    A refusal is kept beside the export, for the same CPU only: a second start does not compile what the first refused.
-    An agreement is checked anew every time.
+    A refusal is kept beside the export, for the same CPU and settings: a second start does not compile what the first
+    refused. An agreement is checked anew every time.
     """
     cpu = openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")
-    known = export / f"refused-{precision}-{hashlib.blake2b(cpu.encode(), digest_size=8).hexdigest()}.txt"
+    digest = hashlib.blake2b(cpu.encode() + Path(__file__).read_bytes(), digest_size=8).hexdigest()
+    known = export / f"refused-{precision}-{digest}.txt"
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        raise BackendError(known.read_text())
+        if why := known.read_text():
+            raise BackendError(why)
     model = OpenVinoModel(name, recipe, export, precision)
     try:
         check_parity(model, Golden.load(export / "golden.safetensors"), precision)
     except BackendError as error:
+        part = known.with_suffix(f".{os.getpid()}")
         with contextlib.suppress(OSError):
-            known.write_text(str(error))
+            part.write_text(str(error))
+            os.replace(part, known)
         raise
     return model
 

@@ -144,6 +144,7 @@ class EmbeddingNode(LifecycleNode):
         volume = read_volume(Path(path), window)
         self.engine.set_volume(volume)
         self._volume_info.publish(self._volume_message())
+        self._status.publish(self._status_message())
         self.get_logger().info(f"{volume.name}: {'×'.join(map(str, volume.geometry.dimensions))} voxels")
         self._sweep_all()
 
