@@ -188,6 +188,9 @@ class EmbeddingNode(LifecycleNode):
         return response
 
     def _on_wish(self, wish: EmbeddingRequest) -> None:
+        if self.engine.volume is None:
+            # Just restarted: snd_inf has the volume loaded again, and the decoder repeats its wish until then.
+            return
         try:
             slice_id = wire.slice_from_msg(wish.slice)
             if wish.model != (loaded := self._model_message().name):
