@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OpenVINO backend, for CPUs: encoder and decoder compiled from an export, without torch."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import openvino
+import psutil
+
+from ...errors import BackendError
+from ..base import FEATURES, Embedding, MaskResult, PixelPrompt, SegmentationModel, sam_features
+from ..parity import Reference, check_parity
+from ..processor import Processor, check_image
+from .export_store import REFERENCE_FILE, encoder_digest, exports_of_same_encoder
+
+# The name of each precision, in OpenVINO and among the capabilities that it reports.
+_HINTS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+class OpenVinoModel(SegmentationModel):
+    """A model from an export. Its features are float16, a view of channels-last memory; its decoder computes in float32.
+
+    Two encoders share the export. One uses all cores, for a slice that somebody waits for. The other has one thread for
+    each slice that is embedded ahead, and the kernel runs those threads when no other needs the processor.
+
+    export: the folder of the export.
+    """
+
+    device = "cpu"
+    # The exported decoder has no input for a mask.
+    takes_mask = False
+
+    def __init__(self, name: str, processor: Processor, export: Path, precision: str) -> None:
+        self.name = name
+        self.processor = processor
+        self.backend = f"openvino {precision}"
+        self.sweepers = self._cores = core_count()
+        self.fingerprint, *former = (
+            hashlib.blake2b(f"{each} {processor.version} {self.backend}".encode(), digest_size=16).hexdigest()
+            # Earlier releases named the whole export, so that a change of the decoder changed the fingerprint.
+            for each in (encoder_digest(export), *exports_of_same_encoder(export))
+        )
+        self.former_fingerprints = tuple(former)
+        self.export = export
+        self._precision = precision
+        self._core = openvino.Core()
+        self._ahead: _Pool | None = None
+        self._ahead_lock = threading.Lock()
+        separate = "points" if (export / "points.xml").is_file() else "decoder"
+        with ThreadPoolExecutor(self._cores) as compiling:
+            encoder = compiling.submit(self._compile_encoder, self._cores, 1)
+            # A box is two points, and so is one point with its padding. Two, as a fixed shape, decode a fifth faster.
+            box = compiling.submit(self._compile_decoder, "decoder", 2)
+            if processor.takes_points:
+                points = compiling.submit(self._compile_decoder, separate, -1)
+                one = box if separate == "decoder" else compiling.submit(self._compile_decoder, separate, 2)
+                self._points, self._one_point = points.result(), one.result()
+            self._encoder, self._box = encoder.result(), box.result()
+
+    def encode(self, images: Sequence[np.ndarray], ahead: bool = False) -> list[Embedding]:
+        return [self._encode(image, self._ahead_encoder() if ahead else self._encoder) for image in images]
+
+    def _decode_all(self, embedding: Embedding, prompts: Sequence[PixelPrompt]) -> list[MaskResult]:
+        return [self._decode(embedding, prompt) for prompt in prompts]
+
+    def _decode(self, embedding: Embedding, prompt: PixelPrompt) -> MaskResult:
+        coords, labels = self.processor.point_inputs(prompt, embedding.original_size)
+        # No copy of what this model encoded: its features are a view of this order.
+        features = np.ascontiguousarray(embedding.features.transpose(1, 2, 0))
+        decoder = self._box
+        if prompt.has_points:
+            decoder = self._one_point if len(labels) == 2 else self._points
+        logits, scores = decoder.run([features[None], coords[None], labels[None]])
+        proposed = slice(1, None) if self.processor.multimask_output(prompt) else slice(0, 1)
+        logits, scores = logits[0, proposed], scores[0, proposed]
+        best = int(scores.argmax())
+        mask = self.processor.mask(logits[best], embedding.original_size)
+        return MaskResult(mask, float(scores[best]), logits, scores, best)
+
+    def restore(self, tensors: Mapping[str, np.ndarray], original_size: tuple[int, int]) -> Embedding:
+        features = sam_features(tensors)
+        return self._embedding(np.ascontiguousarray(features.transpose(1, 2, 0), np.float16), original_size)
+
+    def warm_up(self) -> None:
+        """Nothing is left to do: the parity check has encoded and decoded."""
+
+    def _encode(self, image: np.ndarray, encoder: _Pool) -> Embedding:
+        size = check_image(image)
+        (features,) = encoder.run([self.processor.preprocess(image)[None]])
+        return self._embedding(features[0], size)
+
+    def _embedding(self, channels_last: np.ndarray, original_size: tuple[int, int]) -> Embedding:
+        """The embedding with features (h, w, C) float16, without a copy."""
+        features = channels_last.transpose(2, 0, 1)
+        return Embedding({FEATURES: features}, original_size, self.processor.input_size(original_size))
+
+    def _ahead_encoder(self) -> _Pool:
+        with self._ahead_lock:
+            if self._ahead is None:
+                # OpenVINO's threads inherit the policy of the thread that compiles. Python's own threads keep theirs: they
+                # hold its lock now and then.
+                with ThreadPoolExecutor(1, initializer=_run_when_idle) as compiling:
+                    self._ahead = compiling.submit(self._compile_encoder, 1, self._cores).result()
+            return self._ahead
+
+    def _compile_encoder(self, threads: int, streams: int) -> _Pool:
+        return _Pool(self._compile(self.export / "encoder.xml", self._precision, threads, streams), streams)
+
+    def _compile_decoder(self, name: str, points: int) -> _Pool:
+        """points: how many each prompt has, a box's two corners and the padding included; -1: any number."""
+        decoder = self._core.read_model(self.export / f"{name}.xml")
+        features = decoder.inputs[0].partial_shape
+        batch = 1 if points > 0 else -1
+        decoder.reshape({0: [1, *list(features)[1:]], 1: [batch, points, 2], 2: [batch, points]})
+        return _Pool(self._compile(decoder, "float32", self._cores, 1), 1)
+
+    def _compile(
+        self, network: Path | openvino.Model, precision: str, threads: int, streams: int
+    ) -> openvino.CompiledModel:
+        return self._core.compile_model(
+            network,
+            "CPU",
+            {
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_PRECISION_HINT": _HINTS[precision],
+                "INFERENCE_NUM_THREADS": threads * streams,
+                "NUM_STREAMS": streams,
+                # Pinned to cores, encoder and decoder would wait for the same cores while others idle.
+                "ENABLE_CPU_PINNING": False,
+            },
+        )
+
+
+class _Pool:
+    """A compiled network and its inference requests, each of which one thread uses at a time."""
+
+    def __init__(self, compiled: openvino.CompiledModel, count: int) -> None:
+        self._idle = [compiled.create_infer_request() for _ in range(count)]
+        self._wake = threading.Condition()
+
+    def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        """The network's outputs, as arrays that no later call overwrites."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._idle)
+            request = self._idle.pop()
+        try:
+            outputs = request.infer(inputs, share_inputs=True)
+            return [outputs[i] for i in range(len(outputs))]
+        finally:
+            with self._wake:
+                self._idle.append(request)
+                self._wake.notify()
+
+
+def fast_precisions() -> tuple[str, ...]:
+    """The precisions to try on this CPU, the fastest first."""
+    halves = (
+        ("bfloat16",) if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else ()
+    )
+    return (*halves, "float32")
+
+
+def activate(name: str, processor: Processor, export: Path, precision: str) -> OpenVinoModel:
+    """The model of an export. Raises BackendError where it does not agree with the reference in this precision.
+
+    A refusal is written down beside the export, for this CPU and this file's settings, so that a second start does not
+    compile what the first refused. Agreement is checked anew at every start.
+    """
+    cpu = openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")
+    digest = hashlib.blake2b(cpu.encode() + Path(__file__).read_bytes(), digest_size=8).hexdigest()
+    known = export / f"refused-{precision}-{digest}.txt"
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if why := known.read_text():
+            raise BackendError(why)
+    model = OpenVinoModel(name, processor, export, precision)
+    try:
+        check_parity(model, Reference.load(export / REFERENCE_FILE), precision)
+    except BackendError as error:
+        part = known.with_suffix(f".{os.getpid()}")
+        with contextlib.suppress(OSError):
+            part.write_text(str(error))
+            os.replace(part, known)
+        raise
+    return model
+
+
+def _run_when_idle() -> None:
+    """Run this thread, and those that it starts, only when no other thread needs the processor (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def core_count() -> int:
+    """Physical cores that this process may use, or OMP_NUM_THREADS where that is fewer."""
+    cores = min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(cores, int(limit))) if limit.isdigit() and int(limit) else cores

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts: what a user marks in the world or on a slice, and the pixels of it that a model decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from .errors import PromptError
+from .geometry import Plane, VolumeGeometry
+
+MAX_POINTS = 1024
+# Characters in the name of a segment or a client.
+MAX_NAME = 255
+# Rows and columns of a mask prompt: SAM's prompt encoder takes masks of this size alone.
+MASK_INPUT_SHAPE = (256, 256)
+
+
+def _no_points() -> np.ndarray:
+    return np.zeros((0, 2), np.float32)
+
+
+def _no_labels() -> np.ndarray:
+    return np.zeros(0, np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class PixelPrompt:
+    """Points and a box on one slice, at least one of them, and a mask beside them.
+
+    points_xy: (N, 2) float32 pixels, x the column and y the row; (0, 0) is the centre of the first pixel.
+    labels: (N,) uint8, 1 for a point that the mask must hold, 0 for one that it must leave out.
+    box_xyxy: (4,) float32 pixels, x min, y min, x max, y max; or None.
+    mask_input: (256, 256) float32 logits over the encoder's padded input, as an earlier result's low_res_logits has
+        them; or None.
+
+    Raises PromptError for anything else: wrong shapes, NaN, other labels, an empty or reversed box.
+    """
+
+    points_xy: np.ndarray = field(default_factory=_no_points)
+    labels: np.ndarray = field(default_factory=_no_labels)
+    box_xyxy: np.ndarray | None = None
+    mask_input: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        points = _checked_points(self.points_xy)
+        box = None if self.box_xyxy is None else _checked_box(self.box_xyxy)
+        if box is None and not len(points):
+            raise PromptError("The prompt is empty; give a point or a box.")
+        object.__setattr__(self, "points_xy", points)
+        object.__setattr__(self, "labels", _checked_labels(self.labels, len(points)))
+        object.__setattr__(self, "box_xyxy", box)
+        if self.mask_input is not None:
+            object.__setattr__(self, "mask_input", _checked_mask_input(self.mask_input))
+
+    @property
+    def has_points(self) -> bool:
+        return len(self.points_xy) > 0
+
+    @property
+    def has_box(self) -> bool:
+        return self.box_xyxy is not None
+
+    @property
+    def has_mask(self) -> bool:
+        return self.mask_input is not None
+
+    def outside(self, rows: int, columns: int) -> str:
+        """What of the prompt lies outside a slice of this size, as the start of a sentence; empty: nothing does.
+
+        A pixel reaches half a pixel around its centre. A box may reach over the edge but must overlap the slice.
+        """
+        last = np.array([columns, rows]) - 0.5
+        for x, y in self.points_xy:
+            if not (-0.5 <= x <= last[0] and -0.5 <= y <= last[1]):
+                return f"The point ({x:g}, {y:g}) lies outside"
+        if self.has_box:
+            x0, y0, x1, y1 = self.box_xyxy
+            if x1 < -0.5 or y1 < -0.5 or x0 > last[0] or y0 > last[1]:
+                return f"The box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) lies outside"
+        return ""
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What a user marks on one slice, in RAS millimetres or in pixels.
+
+    slice_index: of the slice. None takes the slice that the first point, or the box's centre, lies on; RAS only.
+    in_ras: whether points and box are RAS millimetres; else they are pixels x, y, and the third number is not read.
+    points: (N, 3) float64. labels: (N,), 1 (positive) or 0 (negative).
+    box: (2, 3) float64, two opposite corners, or None.
+    """
+
+    plane: Plane
+    slice_index: int | None
+    in_ras: bool
+    points: np.ndarray
+    labels: np.ndarray
+    box: np.ndarray | None = None
+
+    def on_slice(self, geometry: VolumeGeometry) -> tuple[int, PixelPrompt]:
+        """The slice's index and the prompt in its pixels.
+
+        Raises PromptError for a prompt outside the volume, off the slice, or malformed.
+        """
+        points = np.asarray(self.points, np.float64).reshape(-1, 3)
+        box = None if self.box is None else np.asarray(self.box, np.float64).reshape(2, 3)
+        marks = points if box is None else np.vstack([points, box])
+        if not len(marks):
+            raise PromptError("The prompt is empty; give a point or a box.")
+        if not np.isfinite(marks).all():
+            raise PromptError("A coordinate of the prompt is not finite; give finite millimetres or pixels.")
+        index = self.slice_index
+        if index is None:
+            if not self.in_ras:
+                raise PromptError("A prompt in pixels does not say its slice; give the slice's index.")
+            index = geometry.slice_at(points[0] if len(points) else box.mean(axis=0), self.plane)
+        pixels = geometry.to_slice(marks, self.plane, index) if self.in_ras else marks[:, :2]
+        corners = pixels[len(points) :]
+        box_xyxy = None if box is None else np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+        return index, PixelPrompt(pixels[: len(points)], self.labels, box_xyxy)
+
+
+def pixel_box(plane: Plane, slice_index: int, x0: float, y0: float, x1: float, y1: float) -> Prompt:
+    """A box in pixels of a slice, by two opposite corners."""
+    return Prompt(
+        plane, slice_index, False, np.zeros((0, 3)), _no_labels(), np.array([(x0, y0, 0), (x1, y1, 0)])
+    )
+
+
+def pixel_points(
+    plane: Plane,
+    slice_index: int,
+    positive: Sequence[tuple[float, float]],
+    negative: Sequence[tuple[float, float]] = (),
+) -> Prompt:
+    """Points in pixels of a slice, x the column and y the row."""
+    points = np.array([(x, y, 0.0) for x, y in (*positive, *negative)])
+    labels = np.array([1] * len(positive) + [0] * len(negative), np.uint8)
+    return Prompt(plane, slice_index, False, points, labels)
+
+
+def prompt_kind_error(
+    prompt: PixelPrompt, model: str, takes_points: bool, takes_box: bool, takes_mask: bool = False
+) -> str:
+    """Why `model` does not take a prompt of this kind, in one sentence; empty: it does."""
+    if prompt.has_points and not takes_points:
+        return f"{model} takes no points: draw a box, or use a model that takes points, such as lite_medsam."
+    if prompt.has_box and not takes_box:
+        return f"{model} takes no box: mark points, or use a model that takes boxes, such as vit_b."
+    if prompt.has_mask and not takes_mask:
+        return f"{model} takes no mask here: leave mask_input out, or use vit_b on the torch backend."
+    return ""
+
+
+def segment_name_error(name: str) -> str:
+    """Why a segment cannot have this name, in one sentence; empty: it can. No name stands for the active segment."""
+    # A line end in a name would begin a new key in the header of a file.
+    return _name_error("A segment", name)
+
+
+def client_name_error(name: str) -> str:
+    """Why a client cannot have this name, in one sentence; empty: it can."""
+    return _name_error("A client", name)
+
+
+def _name_error(what: str, name: str) -> str:
+    if len(name) > MAX_NAME:
+        return f"{what} cannot be named {name[:20]!r}…, {len(name)} characters; give at most {MAX_NAME}."
+    if not name.isprintable():
+        return f"{what} cannot be named {name!r}; give a printable name."
+    return ""
+
+
+def _checked_points(given: ArrayLike) -> np.ndarray:
+    points = _readonly(given, np.float32) if np.size(given) else _no_points()
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise PromptError(f"Points have the shape {points.shape}; give one row of x, y per point.")
+    if len(points) > MAX_POINTS:
+        raise PromptError(f"The prompt has {len(points)} points; give at most {MAX_POINTS}.")
+    if not np.isfinite(points).all():
+        raise PromptError("A point of the prompt is not finite; give x and y in pixels.")
+    return points
+
+
+def _checked_labels(given: ArrayLike, count: int) -> np.ndarray:
+    labels = np.asarray(given)
+    if labels.shape != (count,):
+        raise PromptError(f"There are {labels.size} labels for {count} points; give one label per point.")
+    if not np.isin(labels, (0, 1)).all():
+        raise PromptError(f"The labels are {labels.tolist()}; a label is 1 (positive) or 0 (negative).")
+    return _readonly(labels, np.uint8)
+
+
+def _checked_box(given: ArrayLike) -> np.ndarray:
+    box = _readonly(given, np.float32)
+    if box.shape != (4,):
+        raise PromptError(f"The box has the shape {box.shape}; give x min, y min, x max, y max.")
+    if not np.isfinite(box).all():
+        raise PromptError("The box is not finite; give x min, y min, x max, y max in pixels.")
+    if box[2] <= box[0] or box[3] <= box[1]:
+        raise PromptError(f"The box {box.tolist()} has no area; x max and y max must exceed x min and y min.")
+    return box
+
+
+def _checked_mask_input(given: ArrayLike) -> np.ndarray:
+    logits = _readonly(given, np.float32)
+    if logits.shape != MASK_INPUT_SHAPE:
+        raise PromptError(
+            f"The mask_input has the shape {logits.shape}; give logits of the shape {MASK_INPUT_SHAPE}."
+        )
+    if not np.isfinite(logits).all():
+        raise PromptError("A value of mask_input is not finite; give logits, such as an earlier result's.")
+    return logits
+
+
+def _readonly(values: ArrayLike, dtype: DTypeLike) -> np.ndarray:
+    """A copy of `values` that cannot be written to."""
+    with np.errstate(
+        over="ignore"
+    ):  # a value too large for the type becomes infinite, which the caller refuses
+        array = np.array(values, dtype)
+    array.flags.writeable = False
+    return array
