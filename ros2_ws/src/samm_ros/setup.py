@@ -12,7 +12,7 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/samm_ros"]),
         ("share/samm_ros", ["package.xml"]),
-        ("share/samm_ros/launch", glob("launch/*.yaml")),
+        ("share/samm_ros/launch", glob("launch/*.py")),
         ("share/samm_ros/launch/config", glob("launch/config/*")),
     ],
     install_requires=["setuptools"],
@@ -21,5 +21,5 @@ setup(
     maintainer_email="maintainers@samm-ros.dev",
     description="Real-time promptable segmentation of medical volumes: the SAMM system as a ROS 2 node graph.",
     license="Apache-2.0",
-    entry_points={"console_scripts": [f"{node} = samm_ros.nodes.{node}:main" for node in NODES]},
+    entry_points={"console_scripts": [f"{node} = samm_ros.start:{node}" for node in NODES]},
 )

@@ -1,15 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`samm bench`: runs a benchmark and prints its figures."""
+"""`samm bench`: runs a benchmark of the checkout's folder `benchmarks` and prints its figures."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 
-HELP = "measure this machine: --encoder, --decoder, --cache, --memory, --startup; none of them: a race of whole cycles"
+HELP = (
+    "measure: --prompts a model on volumes with labels; --encoder, --decoder, --cache, --memory, --startup this machine; "
+    "none of them: a race of whole cycles"
+)
 
 _BENCHMARKS = {
-    "encoder": "seconds a slice, and the parity gate, against eager torch",
+    "encoder": "seconds a slice, and the parity check, against eager torch",
     "decoder": "milliseconds a mask, idle and while the volume is embedded, against eager torch",
     "cache": "masks from embeddings in fewer bits; reading a volume's embeddings against computing them",
     "memory": "the server's memory while a volume is embedded in full, at 16 and 8 bits a value",
@@ -22,7 +29,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choice = parser.add_mutually_exclusive_group()
     for name, help_text in _BENCHMARKS.items():
         choice.add_argument(f"--{name}", dest="benchmark", action="store_const", const=name, help=help_text)
+    choice.add_argument(
+        "--prompts",
+        metavar="FOLDER",
+        type=Path,
+        nargs="?",
+        const=Path(),
+        help="simulated clicks and boxes on the volumes with labels in a folder (default: this one): Dice by structure",
+    )
     parser.set_defaults(benchmark=_DEFAULT)
+    judged = parser.add_argument_group("of --prompts")
+    judged.add_argument("--model", default="lite_medsam", help="model (default: lite_medsam)")
+    judged.add_argument("--checkpoint", help="file of its weights (default: the published one)")
+    judged.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
     parser.add_argument(
         "--quick", action="store_true", help="fewer repetitions: to see that it works, not for figures"
     )
@@ -31,8 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """The benchmark's own status."""
-    return _module(args.benchmark).main(args)
+    return _module("prompts" if args.prompts is not None else args.benchmark).main(args)
 
 
-def _module(name: str) -> object:
-    return import_module(f"samm_ros.bench.{name}")
+def _module(name: str) -> ModuleType:
+    root = os.environ.get("SAMM_ROOT", "")
+    if root and root not in sys.path:
+        sys.path.append(root)
+        # Some start processes of their own.
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), root]))
+    return import_module(f"benchmarks.{name}")

@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`samm demo`: segments a real volume through a running graph and leaves pictures, files and figures."""
+"""`samm demo`: starts a node graph, segments a volume through it, and writes pictures, files and figures."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-HELP = "segment a real MRI (or your own volume) through the graph; leaves pictures and figures"
+HELP = "segment an MRI, or your own volume, through a node graph; writes pictures and figures"
 
 _EXAMPLES = """\
 prompts, for a volume of your own:
   --box axial:95:80,95,98,145            plane, slice, two corners x,y in pixels
   --box coronal:ras:-20,4,-5,20,4,30     plane, two corners R,A,S in millimetres
-  --point axial:95:88,120                a pixel that belongs to it (--negative: that does not)
+  --point axial:95:88,120                a pixel inside the structure (--negative: outside)
   --point sagittal:ras:1,-20,8           a point R,A,S in millimetres
-What is on one slice of one plane is one prompt.
+Boxes and points on the same slice of a plane make one prompt.
 """
 
 
@@ -54,27 +53,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         default=Path("samm-demo"),
-        help="folder for what it leaves (default: samm-demo)",
+        help="folder for the results (default: samm-demo)",
     )
     parser.add_argument(
         "--embed",
         type=float,
         default=20.0,
         metavar="SECONDS",
-        help="how long to embed ahead after the prompts (default: 20)",
+        help="how long to go on embedding after the prompts (default: 20)",
     )
 
 
 def main(args: argparse.Namespace) -> int:
-    """0: every prompt has a mask; 1: one is empty or was refused; 2: bad arguments or no graph."""
+    """0: every prompt has a mask; 1: a mask is empty or was refused; 2: bad arguments, or no node graph."""
     from rich.console import Console
 
     from ..demo.run import run
-    from ..errors import SammError
 
-    console = Console(soft_wrap=True)
-    try:
-        return run(args, console)
-    except SammError as error:
-        print(f"samm demo: {error}", file=sys.stderr)
-        return 2
+    return run(args, Console(soft_wrap=True))

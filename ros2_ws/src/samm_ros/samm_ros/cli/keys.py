@@ -10,16 +10,16 @@ HELP = "make the CURVE keys with which 3D Slicer reaches the bridge from another
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="where to put them; must be new or empty")
+    parser.add_argument("folder", type=Path, help="folder for the keys; must be new or empty")
 
 
 def main(args: argparse.Namespace) -> int:
-    """0; SetupError for a folder that holds something."""
+    """0. Raises SetupError for a folder that is not empty, or cannot be written."""
     import shutil
 
     import zmq.auth
 
-    from ..errors import SetupError
+    from samm_core.errors import SetupError
 
     folder: Path = args.folder
     try:
@@ -36,6 +36,6 @@ def main(args: argparse.Namespace) -> int:
         raise SetupError(f"{folder} cannot be written ({error.strerror}); give another folder.") from None
     print(f"""Keys are in {folder}.
   the graph    ./samm up bridge_address:=IP bridge_keys:={folder.resolve()}
-  3D Slicer    copy client.key_secret and server.key into a folder on its computer and choose that folder in Slicer-IPP
-  more clients each with keys of its own: put its public key into {folder}/allowed; to shut one out, delete it there""")
+  3D Slicer    copy client.key_secret and server.key into a folder there; choose that folder in Slicer-IPP
+  a further client has keys of its own: put its public key into {folder}/allowed; to shut it out, delete the key there""")
     return 0

@@ -5,6 +5,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from samm_core.latency.analysis import Report, Row
 
 HELP = "analyse the latency of a recorded session, or compare two"
 
@@ -21,15 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """0, or BagError."""
+    """0. Raises BagError."""
     import json
 
     from rich.console import Console
 
-    from ..errors import BagError
-    from ..latency.analysis import as_json
-    from ..latency.figure import write_page, write_pictures
-    from ..latency.session import read_session
+    from samm_core.errors import BagError
+    from samm_core.latency.analysis import as_json
+    from samm_core.latency.figure import write_page, write_pictures
+    from samm_core.latency.session import read_session
 
     console = Console(soft_wrap=True)
     sessions = [read_session(path) for path in (args.bag, args.other) if path is not None]
@@ -45,29 +51,42 @@ def main(args: argparse.Namespace) -> int:
     notes = []
     for session in sessions:
         if session.cut:
-            notes.append(f"{session.path.name} was cut before its end; what it holds up to there is shown.")
+            notes.append(
+                f"{session.path.name} was cut before its end; the figures are of the part that is there."
+            )
         if session.unreadable:
             notes.append(f"{session.path.name} has {session.unreadable} messages that cannot be read.")
+        if session.unnamed:
+            notes.append(
+                f"{session.path.name} does not say who published on {', '.join(session.unnamed)}: "
+                "if several nodes did, the losses counted there are none."
+            )
         if session.report.skewed:
             notes.append(
-                f"{session.path.name} has {session.report.skewed} cycles with stamps of clocks that do not agree; they are left out."
+                f"{session.path.name} has {session.report.skewed} cycles whose stamps come from clocks that "
+                "disagree; they are left out."
             )
         _print(console, session.path.name, session.report)
     if len(reports) == 2:
         _print_ratios(console, reports)
     for note in notes:
         console.print(note)
-    (output / "latency.json").write_text(json.dumps([as_json(report) for report in reports], indent=1))
-    write_pictures(output, reports, names)
-    write_page(output / "latency.html", reports, names, notes)
+    try:
+        (output / "latency.json").write_text(json.dumps([as_json(report) for report in reports], indent=1))
+        write_pictures(output, reports, names)
+        write_page(output / "latency.html", reports, names, notes)
+    except OSError as error:
+        raise BagError(
+            f"{output} cannot be written ({error.strerror}); give another folder with --output."
+        ) from None
     console.print(f"In {output}: latency.html, latency.json, events.png, cycles.png, and as SVG")
     return 0
 
 
-def _print(console: object, name: str, report: object) -> None:
+def _print(console: Console, name: str, report: Report) -> None:
     from rich.table import Table
 
-    from ..latency.analysis import PERCENTILES, describe
+    from samm_core.latency.analysis import PERCENTILES, describe
 
     for phase in report.phases:
         title = f"{name}, {phase.name}: {describe(phase)}"
@@ -98,19 +117,19 @@ def _print(console: object, name: str, report: object) -> None:
         console.print(f"Outliers: {named}{' …' if len(report.outliers) > 10 else ''}")
 
 
-def _cells(row: object) -> tuple[str, ...]:
+def _cells(row: Row) -> tuple[str, ...]:
     return row.name, *(f"{value:.2f}" for value in (*row.percentiles, row.most)), str(row.count)
 
 
-def _print_ratios(console: object, reports: list) -> None:
+def _print_ratios(console: Console, reports: list[Report]) -> None:
     from rich.table import Table
 
-    from ..latency.analysis import ratio_of_medians
-    from ..trace import Task
+    from samm_core.latency.analysis import ratio_of_medians
+    from samm_core.latency.events import Task
 
     one, other = (report.stable.cycles for report in reports)
     if not one or not other:
-        console.print("One of the two has no complete cycle: there is nothing to compare.")
+        console.print("One of the two bags has no complete cycle: there is nothing to compare.")
         return
     table = Table(
         "median, first ÷ second", "ratio", "95 % interval", title="Side by side", title_justify="left"

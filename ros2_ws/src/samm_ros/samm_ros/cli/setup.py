@@ -13,6 +13,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """./samm has set up whatever was not, before this runs."""
+    """0. ./samm has done the set-up before it calls this."""
     print("Everything is set up.")
     return 0

@@ -1,51 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`samm top`: the five tasks of a running graph, live."""
+"""`samm top`: the five tasks of a running node graph, live."""
 
 from __future__ import annotations
 
 import argparse
 
-HELP = "show the five tasks' rates and latencies and the embedding progress, as the graph runs"
+HELP = "show the rates and latencies of the five tasks and the progress of embedding, live"
 
-# What is shown is of the last so many seconds.
+# The figures are of the last seconds, this many.
 WINDOW_S = 5.0
 REFRESH_HZ = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--namespace", default="", help="of the graph (default: none)")
-    parser.add_argument("--seconds", type=float, default=0.0, help="end after so long (default: at Ctrl-C)")
+    parser.add_argument("--namespace", default="", help="namespace of the node graph (default: none)")
+    parser.add_argument("--seconds", type=float, default=0.0, help="how long to run (default: until Ctrl-C)")
 
 
 def main(args: argparse.Namespace) -> int:
-    """0."""
+    """0, also when SIGINT or SIGTERM ends it."""
     import os
     import time
 
-    from ..launch_file import find_package, read_launch_file
+    from ..supervision.processes import environment
 
-    file = find_package("samm_ros", os.environ) / "share" / "samm_ros" / "launch" / "samm.launch.yaml"
-    os.environ.update(read_launch_file(file, {}, dict(os.environ)).environment)
+    os.environ.update(environment())
 
     import rclpy
     from rich.console import Console
     from rich.live import Live
 
-    from ..nodes.monitor import Monitor
+    from ..tools.monitor import Monitor
+    from . import noted_signals
 
-    rclpy.init(args=[])
-    monitor = Monitor(WINDOW_S, namespace=args.namespace or None)
-    end = time.monotonic() + (args.seconds or float("inf"))
-    try:
-        with Live(monitor.table(), console=Console(), refresh_per_second=REFRESH_HZ) as live:
-            while rclpy.ok() and time.monotonic() < end:
-                until = time.monotonic() + 1 / REFRESH_HZ
-                while (left := until - time.monotonic()) > 0:
-                    rclpy.spin_once(monitor, timeout_sec=left)
-                live.update(monitor.table())
-    except KeyboardInterrupt:
-        pass
-    finally:
-        monitor.destroy_node()
-        rclpy.try_shutdown()
+    with noted_signals() as ended:
+        rclpy.init(args=[], signal_handler_options=rclpy.SignalHandlerOptions.NO)
+        monitor = Monitor(WINDOW_S, namespace=args.namespace or None)
+        end = time.monotonic() + (args.seconds or float("inf"))
+        try:
+            with Live(monitor.table(), console=Console(), refresh_per_second=REFRESH_HZ) as live:
+                while not ended.is_set() and time.monotonic() < end:
+                    until = time.monotonic() + 1 / REFRESH_HZ
+                    while (left := until - time.monotonic()) > 0 and not ended.is_set():
+                        rclpy.spin_once(monitor, timeout_sec=left)
+                    live.update(monitor.table())
+        finally:
+            monitor.destroy_node()
+            rclpy.try_shutdown()
     return 0

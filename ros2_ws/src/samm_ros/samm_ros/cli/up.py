@@ -1,45 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`samm up`: runs the graph's launch file, as `ros2 launch` does where ROS is installed."""
+"""`samm up`: starts the node graph, as `ros2 launch samm_ros samm.launch.py` does where ROS is installed."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import re
-import signal
 import sys
 import time
 from pathlib import Path
 
-HELP = "run the graph until Ctrl-C; name:=value sets an argument of its launch file"
+HELP = "run the node graph until Ctrl-C; name:=value sets an argument, as for ros2 launch"
 
-_LAUNCH_FILE = "samm.launch.yaml"
-# What ROS nodes log, and what Python says when it fails.
+# What ROS nodes log, and what Python prints when it fails.
 _IMPORTANT = re.compile(r"\[(INFO|WARN|ERROR|FATAL)\]|Traceback |\w*(Error|Exception)\b")
 _STAMP = re.compile(r" \[\d+\.\d+\]")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("arguments", nargs="*", metavar="name:=value", help="see --show-args")
-    parser.add_argument(
-        "--show-args", action="store_true", help="list the arguments of the launch file and end"
-    )
-    parser.add_argument(
-        "--file", type=Path, help=f"another launch file (default: {_LAUNCH_FILE} of samm_ros)"
-    )
+    parser.add_argument("--show-args", action="store_true", help="list the arguments and end")
 
 
 def main(args: argparse.Namespace) -> int:
-    """0: ended by Ctrl-C or SIGTERM; 1: every process ended by itself. LaunchError: what could not be started."""
-    from ..errors import LaunchError
-    from ..launch_file import find_package, read_arguments
-    from ..supervisor import Graph
+    """0: ended by Ctrl-C or SIGTERM; 1: every process ended by itself. Raises LaunchError."""
+    from samm_core.errors import LaunchError
 
-    file = args.file or find_package("samm_ros", os.environ) / "share" / "samm_ros" / "launch" / _LAUNCH_FILE
+    from ..supervision.supervisor import launch
+    from . import check_namespace
+
     if args.show_args:
-        for argument in read_arguments(file):
-            default = "must be given" if argument.default is None else f"default: {argument.default!r}"
-            print(f"{argument.name}:=…  ({default})\n    {argument.description}")
+        _show_arguments()
         return 0
     arguments: dict[str, str] = {}
     for text in args.arguments:
@@ -47,18 +38,19 @@ def main(args: argparse.Namespace) -> int:
         if not name or not assigned:
             raise LaunchError(f'"{text}" is no argument; write name:=value (see samm up --show-args).')
         arguments[name] = value
+    check_namespace(arguments.get("namespace", ""))
 
-    folder = Path(os.environ.get("SAMM_ROOT", "."), ".samm", "log", time.strftime("%Y-%m-%d-%H-%M-%S"))
-    graph = Graph(file, arguments, folder, on_line=_print_line)
-    # SIGINT as well: a shell starts background jobs with it ignored.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    folder = _log_folder()
     try:
-        with graph:
-            print(
-                f"{', '.join(graph.processes)} started; logs are in {folder}; Ctrl-C stops them", flush=True
-            )
-            graph.wait()
+        supervisor = launch(arguments, folder, _print_line)
+    except LaunchError:
+        folder.rmdir()
+        raise
+    try:
+        with supervisor:
+            names = ", ".join(supervisor.processes)
+            print(f"{names} started; logs are in {folder}; Ctrl-C stops them", flush=True)
+            supervisor.wait()
     except KeyboardInterrupt:
         print("stopped", flush=True)
         return 0
@@ -66,10 +58,27 @@ def main(args: argparse.Namespace) -> int:
     return 1
 
 
+def _show_arguments() -> None:
+    from ..supervision.processes import ARGUMENTS
+
+    for argument in ARGUMENTS:
+        print(f"{argument.name}:=…  (default: {argument.default_text!r})\n    {argument.description}")
+
+
+def _log_folder() -> Path:
+    """A new folder for the logs of one run. Raises LaunchError."""
+    from samm_core.errors import LaunchError, OutputError
+    from samm_core.output import make_new_folder
+
+    logs = Path(os.environ.get("SAMM_ROOT", "."), ".samm", "log")
+    try:
+        return make_new_folder(logs / time.strftime("%Y-%m-%d-%H-%M-%S"))
+    except OutputError as error:
+        raise LaunchError(
+            f"Logs cannot be written: {error} Use a checkout of your own: git clone it."
+        ) from None
+
+
 def _print_line(name: str, line: str) -> None:
     if _IMPORTANT.search(line):
         print(f"{name:<12} {_STAMP.sub('', line)}", flush=True)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt

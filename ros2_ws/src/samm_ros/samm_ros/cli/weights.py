@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`samm weights`: what models there are, whether their weights are here, and their download."""
+"""`samm weights`: lists the models and whether their weights are here, or downloads the weights of one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ HELP = "list the models and whether their weights are here, or fetch the weights
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", help="model whose weights are fetched; default: list them all")
+    parser.add_argument("name", nargs="?", help="model to fetch the weights of; default: list all models")
 
 
 def main(args: argparse.Namespace) -> int:
-    """0, or ModelError: no such model, or a download that failed."""
+    """0. Raises ModelError: there is no such model, or its download failed."""
     if args.name:
         _fetch(args.name)
     else:
@@ -25,8 +25,8 @@ def _list() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..models import MODEL_NAMES
-    from ..models.weights import WEIGHTS, weights_folder
+    from samm_core.models import MODEL_NAMES
+    from samm_core.models.weights import WEIGHTS, weights_folder
 
     folder = weights_folder()
     table = Table("model", "weights", "size", "here", title=f"Weights in {folder}", title_justify="left")
@@ -44,8 +44,8 @@ def _list() -> None:
 def _fetch(name: str) -> None:
     from rich import progress
 
-    from ..models import MODEL_NAMES
-    from ..models.weights import WEIGHTS, download
+    from samm_core.models import MODEL_NAMES
+    from samm_core.models.weights import WEIGHTS, download
 
     if name in MODEL_NAMES and name not in WEIGHTS:
         print(f"{name} needs nothing: its weights come with samm_ros.")

@@ -14,12 +14,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ..cycle import Answer
-from ..latency.cycles import Cycle, percentiles
-from ..mask_codec import decode_mask
-from ..prompts import Prompt
-from ..trace import Task
-from ..volume import Volume
+from samm_core.cycle.request import Answer
+from samm_core.latency.cycles import Cycle, percentiles
+from samm_core.latency.events import Task
+from samm_core.mask_codec import decode_mask
+from samm_core.prompts import Prompt
+from samm_core.sources.volume import Volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -138,8 +138,8 @@ def write_cycles(path: Path, summary: Summary, shots: Sequence[Shot]) -> None:
         "cycles": [
             {
                 "cycle": cycle.cycle,
-                "plane": cycle.slice.plane.name.lower(),
-                "slice": cycle.slice.index,
+                "plane": cycle.image.key.plane.name.lower(),
+                "slice": cycle.image.key.index,
                 "slice_was_embedded": cycle.cycle not in cold,
                 "started_ns": cycle.started_ns,
                 "ended_ns": {task.name: ended for task, ended in cycle.ended_ns.items()},

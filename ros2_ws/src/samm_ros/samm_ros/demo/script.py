@@ -3,17 +3,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from ..errors import PromptError, VolumeError
-from ..geometry import Plane, VolumeGeometry
-from ..prompts import Prompt
-
-_MNI = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+from samm_core.errors import PromptError
+from samm_core.geometry import Plane, VolumeGeometry
+from samm_core.prompts import Prompt, pixel_box, pixel_points
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,27 +18,6 @@ class Step:
 
     segment: str
     prompt: Prompt
-
-
-def mni_volume() -> Path:
-    """The T1 template of the ICBM 152 atlas (197×233×189, 1 mm), from the package data of nilearn.
-
-    Raises VolumeError where nilearn is not installed.
-    """
-    # Found, not imported: nilearn's own requirements are not needed for its data.
-    spec = importlib.util.find_spec("nilearn")
-    path = Path(spec.origin).parent / _MNI if spec else None
-    if path is None or not path.exists():
-        raise VolumeError(
-            "The MNI volume comes with nilearn, which is not installed; name a volume of your own."
-        )
-    return path
-
-
-def box(plane: Plane, slice_index: int, x0: float, y0: float, x1: float, y1: float) -> Prompt:
-    """A box in pixels of a slice."""
-    corners = np.array([(x0, y0, 0.0), (x1, y1, 0.0)])
-    return Prompt(plane, slice_index, False, np.zeros((0, 3)), np.zeros(0, np.uint8), corners)
 
 
 def parse(
@@ -67,13 +42,27 @@ def parse(
         else:
             marks.points.extend(pixels)
             marks.labels.append(label)
-    return [
-        Step(
-            segment,
-            Prompt(plane, index, False, np.array(m.points).reshape(-1, 3), np.array(m.labels, "u1"), m.box),
-        )
+    prompts = [
+        Prompt(plane, index, False, np.array(m.points).reshape(-1, 3), np.array(m.labels, "u1"), m.box)
         for (plane, index), m in drawn.items()
     ]
+    for prompt in prompts:
+        _check(prompt, geometry)
+    return [Step(segment, prompt) for prompt in prompts]
+
+
+def _check(prompt: Prompt, geometry: VolumeGeometry) -> None:
+    """Raises PromptError for what the graph would refuse, before there is a graph."""
+    index, pixels = prompt.on_slice(geometry)
+    plane = prompt.plane.name.lower()
+    if not geometry.contains_slice(prompt.plane, index):
+        last = geometry.slice_count(prompt.plane) - 1
+        raise PromptError(
+            f"There is no {plane} slice {index}; the volume has slices 0 to {last} in that plane."
+        )
+    rows, columns = geometry.slice_shape(prompt.plane)
+    if outside := pixels.outside(rows, columns):
+        raise PromptError(f"{outside} the {plane} slices, which have {columns} × {rows} pixels.")
 
 
 @dataclass
@@ -104,14 +93,28 @@ def _on_slice(text: str, count: int, geometry: VolumeGeometry) -> tuple[Plane, i
     return plane, index, np.column_stack([pixels, np.zeros(count)])
 
 
-# Boxes around structures of the MNI brain that LiteMedSAM outlines well, in pixels of (197, 233, 189) voxels of 1 mm.
+def _clicked(segment: str, plane: Plane, index: int, *marks: tuple[float, float, int]) -> list[Step]:
+    """One click after the other, each with its label; every step has those before it too."""
+    steps = []
+    for count in range(1, len(marks) + 1):
+        positive, negative = ([(x, y) for x, y, sign in marks[:count] if sign == label] for label in (1, 0))
+        steps.append(Step(segment, pixel_points(plane, index, positive, negative)))
+    return steps
+
+
+# Structures of the MNI brain that LiteMedSAM outlines well, in pixels of (197, 233, 189) voxels of 1 mm: first by clicks,
+# each of which corrects the mask before it, then by boxes.
 MNI = [
-    Step(segment, box(plane, index, *corners))
+    *_clicked("left temporal pole", Plane.AXIAL, 35, (61, 136, 1), (47, 125, 1), (66, 152, 1)),
+    *_clicked("pons", Plane.SAGITTAL, 98, (109, 38, 1), (105, 56, 0)),
+    *_clicked("vermis", Plane.SAGITTAL, 98, (71, 36, 1)),
+] + [
+    Step(segment, pixel_box(plane, index, *corners))
     for segment, plane, slices in [
         (
             "left temporal pole",
             Plane.AXIAL,
-            {30: (36, 112, 80, 160), 33: (36, 110, 82, 162), 35: (36, 110, 82, 162), 37: (35, 110, 84, 163)},
+            {30: (36, 112, 80, 160), 33: (36, 110, 82, 162), 37: (35, 110, 84, 163)},
         ),
         (
             "pons",
@@ -129,8 +132,6 @@ MNI = [
             Plane.SAGITTAL,
             {94: (84, 2, 122, 68), 96: (84, 2, 122, 68), 98: (84, 2, 120, 68), 100: (84, 2, 122, 68)},
         ),
-        ("pons", Plane.SAGITTAL, {98: (94, 20, 122, 56)}),
-        ("vermis", Plane.SAGITTAL, {98: (50, 14, 92, 64)}),
     ]
     for index, corners in slices.items()
 ]

@@ -12,17 +12,18 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from ..cycle import Answer
-from ..geometry import Plane, VolumeGeometry
-from ..latency.cycles import Cycle, complete_cycles
-from ..nodes.wire import LoadedVolume
-from ..prompts import Prompt
-from ..trace import Task
-from .client import GraphClient
+from samm_core.cycle.request import Answer
+from samm_core.geometry import Plane, VolumeGeometry
+from samm_core.latency.cycles import Cycle, complete_cycles
+from samm_core.latency.events import Task
+from samm_core.prompts import Prompt
+
+from ..client import GraphClient
+from ..conversions import LoadedVolume
 from .report import Shot, Summary
 from .script import Step
 
-# Each prompt is drawn as by a hand that opens the box: so many cycles on a slice that is embedded by then.
+# Each prompt is drawn as by a user who opens the box: so many cycles on a slice that is embedded by then.
 DRAG_STEPS = 5
 
 
@@ -118,7 +119,7 @@ def _settle(client: GraphClient, answer: Answer) -> None:
 
 
 def _drag(prompt: Prompt) -> list[Prompt]:
-    """The prompt as it grows under the hand; the last is the prompt itself. Points are set at once."""
+    """The prompt as its user draws it; the last is the prompt itself. Points are set at once."""
     if prompt.box is None:
         return [prompt]
     center = prompt.box.mean(axis=0)

@@ -1,44 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
-"""APL_MSK, apply mask: writes a received mask into the segmentation, if it is for what is shown.
+"""APL_MSK, apply mask: writes a received mask into the segmentation of its volume.
 
-In:   received_masks, slice_requests (SliceMask, SliceRequest, newest), volume_info (VolumeInfo, latched)
+In:   received_masks, slice_requests (SliceMask, SliceRequest, newest), volumes (VolumeList, latched)
 Out:  segmentation_status (latched), overlay (sensor_msgs/Image, newest), task_events
-Services: undo, redo (std_srvs/Trigger), save_segmentation
-Parameters: stale_after, overlay, journal, trace
+Services: undo, redo (UndoChange), save_segmentation
+Parameters: stale_after and overlay, which can be set while it runs; journal, trace
+
+ROS time is for stamps alone: what is stale is told, and the journal retried, on a steady clock.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import threading
 import time
 from pathlib import Path
 
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from samm_msgs.msg import ClientCycles, Segment, SegmentationStatus, SliceMask, SliceRequest, VolumeInfo
-from samm_msgs.srv import SaveSegmentation
+from samm_msgs.msg import (
+    ClientCycles,
+    Segment,
+    SegmentationStatus,
+    SliceMask,
+    SliceRequest,
+    VolumeList,
+    VolumeSegmentation,
+)
+from samm_msgs.srv import SaveSegmentation, UndoChange
 from sensor_msgs.msg import Image
-from std_msgs.msg import ColorRGBA
-from std_srvs.srv import Trigger
+from std_msgs.msg import ColorRGBA, Header
 
-from ..cycle import SliceId
-from ..errors import MaskError, PromptError, SammError, VolumeError
-from ..journal import Journal
-from ..masks import write_segmentation
-from ..overlay import draw_overlay
-from ..session import ApplySession
-from ..trace import Task
-from ..volume import Volume, read_volume
-from . import graph, parameters, process, wire
-from .diagnostics import Diagnostics
-from .direct import DirectSubscription, exclusive
-from .images import image_to_msg
-from .tracing import TaskTracer
+from samm_core.cycle.apply import ApplySession
+from samm_core.cycle.request import Answer
+from samm_core.errors import MaskError, PromptError, SammError, VolumeError
+from samm_core.latency.events import Outcome, Task
+from samm_core.overlay import draw_overlay
+from samm_core.segmentation.journal import Journal
+from samm_core.segmentation.segmentation import Segmentation
+from samm_core.segmentation.writers import write_segmentation
+from samm_core.sources.base import ImageId
+from samm_core.sources.volume import LoadedVolume, Volume, read_volume
+
+from .. import conversions, topics
+from ..support import parameters, process
+from ..support.diagnostics import Diagnostics
+from ..support.direct import DirectSubscription, exclusive
+from ..support.images import image_to_msg
+from ..support.tracing import TaskTracer
 
 STATUS_PERIOD_S = 0.1
+JOURNAL_RETRY_S = 1.0
+# Volumes whose voxels are kept for the overlay: two clients may take turns.
+MAX_BACKGROUNDS = 2
 
 
 class AplMsk(Node):
-    """Owns the segmentation. Nothing that was applied is lost when the server, or with a journal this node, dies."""
+    """Owns the segmentations. Nothing that was applied is lost when the server, or with a journal this node, dies."""
 
     def __init__(self) -> None:
         super().__init__("apl_msk")
@@ -48,65 +67,108 @@ class AplMsk(Node):
             0.3,
             "Seconds a prompt waits before what is shown counts as stale.",
             (0.05, 60.0),
+            on_set=functools.partial(setattr, self, "_stale_after"),
         )
         self._draws = parameters.declare(
-            self, "overlay", True, "Publish the current slice with its outlines."
+            self,
+            "overlay",
+            True,
+            "Publish the current slice with its outlines.",
+            on_set=functools.partial(setattr, self, "_draws"),
         )
         journal = parameters.declare(
             self, "journal", "", "File that keeps what is applied across a restart; empty: it is not kept."
         )
         self._diagnostics = Diagnostics(self)
         self._lock = threading.RLock()
+        # Why there is no journal although one was asked for, one sentence.
+        self._no_journal = ""
         self._session = ApplySession(self._open(journal))
-        self._volume: Volume | None = None
-        self._newest_slice: SliceId | None = None
+        # All that were loaded, by uid: nothing is saved over what they were read from.
+        self._volumes: dict[str, LoadedVolume] = {}
+        self._newest: ImageId | None = None
+        # What the overlay is drawn over, by uid; of which volumes there is none; and whether one is being read.
+        self._backgrounds: dict[str, Volume] = {}
+        self._unreadable: set[str] = set()
+        self._reads_background = False
         self._reported: SegmentationStatus | None = None
         self._tracer = TaskTracer(self, Task.APL_MSK)
-        self._status = self.create_publisher(SegmentationStatus, graph.SEGMENTATION_STATUS, graph.LATCHED)
-        self._overlay = self.create_publisher(Image, graph.OVERLAY, graph.NEWEST)
-        self.create_subscription(VolumeInfo, graph.VOLUME_INFO, self._on_volume, graph.LATCHED)
-        DirectSubscription(self, SliceRequest, graph.SLICE_REQUESTS, self._on_request, graph.NEWEST)
-        DirectSubscription(self, SliceMask, graph.RECEIVED_MASKS, self._on_answer, graph.NEWEST)
-        self.create_service(Trigger, graph.UNDO, self._on_undo)
-        self.create_service(Trigger, graph.REDO, self._on_redo)
-        self.create_service(SaveSegmentation, graph.SAVE_SEGMENTATION, self._on_save)
-        self.create_timer(STATUS_PERIOD_S, self._report)
+        self._status = self.create_publisher(SegmentationStatus, topics.SEGMENTATION_STATUS, topics.LATCHED)
+        self._overlay = self.create_publisher(Image, topics.OVERLAY, topics.NEWEST)
+        self.create_subscription(VolumeList, topics.VOLUMES, self._on_volumes, topics.LATCHED)
+        DirectSubscription(self, SliceRequest, topics.SLICE_REQUESTS, self._on_request, topics.OF_ALL_CLIENTS)
+        DirectSubscription(self, SliceMask, topics.RECEIVED_MASKS, self._on_answer, topics.OF_ALL_CLIENTS)
+        self.create_service(UndoChange, topics.UNDO, self._on_undo)
+        self.create_service(UndoChange, topics.REDO, self._on_redo)
+        self.create_service(SaveSegmentation, topics.SAVE_SEGMENTATION, self._on_save)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(STATUS_PERIOD_S, self._report, clock=steady)
+        self.create_timer(JOURNAL_RETRY_S, self._retry_journal, clock=steady)
+        self._diagnostics.failing(self._journal_error())
+
+    def destroy_node(self) -> None:
+        with self._lock:
+            self._session.fold_journal()
+        super().destroy_node()
 
     def _open(self, path: str) -> Journal | None:
         try:
-            return Journal(Path(path)) if path else None
+            journal = Journal(Path(path)) if path else None
         except MaskError as error:
-            self._diagnostics.problem(str(error))
+            self._no_journal = str(error)
             return None
+        if journal and journal.damage:
+            self._diagnostics.problem(journal.damage)
+        return journal
+
+    def _journal_error(self) -> str:
+        return self._no_journal or self._session.journal_error
 
     @exclusive
-    def _on_volume(self, message: VolumeInfo) -> None:
+    def _retry_journal(self) -> None:
+        self._session.retry_journal()
+        self._diagnostics.failing(self._journal_error())
+
+    @exclusive
+    def _on_volumes(self, message: VolumeList) -> None:
+        """A server that was restarted has none at first; what was applied stays."""
         try:
-            shown = wire.volume_from_msg(message)
+            volumes = conversions.volumes_from_msg(message)
         except VolumeError as error:
             self._diagnostics.problem(str(error))
             return
-        if shown is None:
-            # A server that was restarted; what is shown stays until another volume takes its place.
-            return
-        self._session.show(shown.uid, shown.geometry)
-        if self._draws and (self._volume is None or self._volume.uid != shown.uid):
-            threading.Thread(target=self._read_voxels, args=(shown,), daemon=True).start()
+        for volume in reversed(volumes):
+            self._volumes[volume.uid] = volume
+            if misfit := self._session.load(volume.uid, volume.geometry):
+                self._diagnostics.problem(misfit)
 
-    def _read_voxels(self, shown: wire.LoadedVolume) -> None:
+    def _read_background(self, volume: LoadedVolume) -> None:
+        """Read what the overlay is drawn over, one volume at a time. Not before somebody looks: the first mask comes before."""
+        if not self._reads_background and volume.uid not in self._unreadable:
+            self._reads_background = True
+            threading.Thread(target=self._read_voxels, args=(volume,), daemon=True).start()
+
+    def _read_voxels(self, loaded: LoadedVolume) -> None:
         """The overlay's background. On another host than the server's the file may not be there: it stays black."""
+        volume = None
         try:
-            volume = read_volume(Path(shown.uri), shown.window)
+            volume = read_volume(Path(loaded.uri), loaded.window)
         except SammError as error:
             self.get_logger().warning(f"The overlay has no background: {error}")
-            return
-        if volume.uid == shown.uid:
-            self._volume = volume
+        with self._lock:
+            self._reads_background = False
+            if volume is None or volume.uid != loaded.uid:
+                self._unreadable.add(loaded.uid)
+                return
+            self._backgrounds[volume.uid] = volume
+            if len(self._backgrounds) > MAX_BACKGROUNDS:
+                del self._backgrounds[next(iter(self._backgrounds))]
+            self._draw(stale=bool(self._reported and self._reported.stale))
 
     @exclusive
     def _on_request(self, message: SliceRequest) -> None:
         try:
-            self._session.requested(wire.request_from_msg(message))
+            self._session.requested(conversions.request_from_msg(message))
         except PromptError as error:
             self._diagnostics.problem(str(error))
 
@@ -114,30 +176,37 @@ class AplMsk(Node):
     def _on_answer(self, message: SliceMask) -> None:
         started_ns = time.monotonic_ns()
         try:
-            answer = wire.answer_from_msg(message)
+            answer = conversions.answer_from_msg(message)
         except MaskError as error:
+            self._session.counts.dropped += 1
+            self._diagnostics.count("dropped")
             self._diagnostics.problem(str(error))
+            with contextlib.suppress(PromptError):
+                self._trace(_damaged(message), started_ns, Outcome.DROPPED)
             return
-        outcome, why = self._session.apply(answer)
+        ending = self._session.apply(answer)
+        self._trace(answer, started_ns, ending.outcome)
+        self._diagnostics.count(ending.outcome.name.lower())
+        if ending.outcome == Outcome.COMPLETED:
+            self._newest = answer.image
+            self._draw(stale=False)
+            self._diagnostics.solved()
+        elif ending.is_problem:
+            self._diagnostics.problem(ending.why)
+
+    def _trace(self, answer: Answer, started_ns: int, outcome: Outcome) -> None:
         self._tracer.ended(answer, started_ns, time.monotonic_ns(), outcome)
-        self._diagnostics.count(outcome.name.lower())
-        if why:
-            self._diagnostics.problem(why)
-            return
-        self._diagnostics.solved()
-        self._newest_slice = answer.slice
-        self._draw(stale=False)
 
     @exclusive
-    def _on_undo(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.success = self._session.undo()
+    def _on_undo(self, request: UndoChange.Request, response: UndoChange.Response) -> UndoChange.Response:
+        response.success = self._session.undo(request.volume_uid)
         response.message = "" if response.success else "There is nothing to undo."
         self._draw(stale=False)
         return response
 
     @exclusive
-    def _on_redo(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.success = self._session.redo()
+    def _on_redo(self, request: UndoChange.Request, response: UndoChange.Response) -> UndoChange.Response:
+        response.success = self._session.redo(request.volume_uid)
         response.message = "" if response.success else "There is nothing to redo."
         self._draw(stale=False)
         return response
@@ -147,9 +216,11 @@ class AplMsk(Node):
         self, request: SaveSegmentation.Request, response: SaveSegmentation.Response
     ) -> SaveSegmentation.Response:
         try:
-            if self._session.segmentation is None:
+            segmentation = self._session.segmentation(request.volume_uid)
+            if segmentation is None:
                 raise MaskError("There is nothing to save; load a volume and segment something first.")
-            write_segmentation(self._session.segmentation, Path(request.path))
+            inputs = [Path(volume.uri) for volume in self._volumes.values()]
+            write_segmentation(segmentation, Path(request.path), inputs)
             response.success = True
         except SammError as error:
             response.message = str(error)
@@ -158,54 +229,80 @@ class AplMsk(Node):
     @exclusive
     def _report(self) -> None:
         status = self._status_message()
-        if status == self._reported:
-            return
-        if self._reported and status.stale != self._reported.stale:
-            self._draw(status.stale)
+        reported = self._reported
+        if reported:
+            # But for the time, is there anything new?
+            status.header = reported.header
+            if status == reported:
+                return
+        status.header = self._header()
         self._reported = status
         self._status.publish(status)
+        if reported and status.stale != reported.stale:
+            self._draw(status.stale)
+
+    def _header(self) -> Header:
+        return Header(stamp=self.get_clock().now().to_msg(), frame_id=topics.FRAME_ID)
 
     def _status_message(self) -> SegmentationStatus:
-        session, segmentation = self._session, self._session.segmentation
-        message = SegmentationStatus(
-            volume_uid=session.volume_uid,
+        session = self._session
+        return SegmentationStatus(
+            volumes=[_told(uid, each) for uid, each in reversed(session.segmentations.items())],
             clients=[
-                ClientCycles(client_id=client_id, requested=requested, settled=settled)
-                for client_id, (requested, settled) in session.cycles().items()
+                ClientCycles(
+                    client_id=client_id,
+                    requested=client.requested,
+                    settled=client.settled,
+                    error=client.error,
+                )
+                for client_id, client in session.clients().items()
             ],
             stale=session.stale(self._stale_after),
             applied=session.counts.applied,
             refused=session.counts.refused,
             dropped=session.counts.dropped,
             last_error=session.last_error,
+            journal_error=self._journal_error(),
         )
-        if segmentation:
-            message.active = segmentation.active or ""
-            message.undo_steps, message.redo_steps = segmentation.undo_steps, segmentation.redo_steps
-            for segment in segmentation.segments():
-                red, green, blue = segment.color
-                color = ColorRGBA(r=float(red), g=float(green), b=float(blue), a=1.0)
-                voxels = segmentation.voxels(segment.name)
-                message.segments.append(
-                    Segment(name=segment.name, label=segment.label, color=color, voxels=voxels)
-                )
-        return message
 
     def _draw(self, stale: bool) -> None:
-        shown, segmentation = self._newest_slice, self._session.segmentation
-        if not self._draws or shown is None or not self._overlay.get_subscription_count():
+        newest = self._newest
+        if not self._draws or newest is None or not self._overlay.get_subscription_count():
             return
-        if shown.volume_uid != self._session.volume_uid:
-            return
-        labels = segmentation.slice_labels(shown.plane, shown.index)
-        if self._volume and self._volume.uid == shown.volume_uid:
-            image = self._volume.slice_image(shown.plane, shown.index)
+        segmentation, key = self._session.segmentation(newest.source), newest.key
+        labels = segmentation.slice_labels(key.plane, key.index)
+        if background := self._backgrounds.get(newest.source):
+            image = background.image(key)
         else:
             image = labels[..., None].repeat(3, axis=2) * 0
+            self._read_background(self._volumes[newest.source])
         colors = {segment.label: segment.color for segment in segmentation.segments()}
         message = image_to_msg(draw_overlay(image, labels, colors, stale))
-        message.header.stamp = self.get_clock().now().to_msg()
+        message.header = self._header()
         self._overlay.publish(message)
+
+
+def _told(volume_uid: str, segmentation: Segmentation) -> VolumeSegmentation:
+    message = VolumeSegmentation(
+        volume_uid=volume_uid,
+        active=segmentation.active or "",
+        undo_steps=segmentation.undo_steps,
+        redo_steps=segmentation.redo_steps,
+    )
+    for segment in segmentation.segments():
+        red, green, blue = segment.color
+        color = ColorRGBA(r=float(red), g=float(green), b=float(blue), a=1.0)
+        voxels = segmentation.voxels(segment.name)
+        message.segments.append(Segment(name=segment.name, label=segment.label, color=color, voxels=voxels))
+    return message
+
+
+def _damaged(message: SliceMask) -> Answer:
+    """Whose answer a damaged message seems to be. Raises PromptError where it names no slice."""
+    shape = (message.height, message.width)
+    return Answer(
+        message.cycle, message.client_id, message.segment, conversions.image_from_msg(message.image), shape
+    )
 
 
 def main() -> None:

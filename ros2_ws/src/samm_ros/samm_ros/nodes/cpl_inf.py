@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPL_INF, complete SAM inference: decodes the newest request of each client on its slice's embedding.
 
-In:   accepted_requests (SliceRequest, newest)
-Out:  masks (SliceMask, newest), task_events
+In:   accepted_requests (SliceRequest)
+Out:  masks (SliceMask), task_events
 Uses: the embedding engine of its own process (samm_server), or another's (alone: embedding_requests, embeddings)
 Parameters: autostart, trace; alone also device, checkpoint and cache_gib
 """
@@ -12,20 +12,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from samm_msgs.msg import SliceRequest
 
-from ..completion import CompletionLoop, Ended
-from ..embedding.engine import EmbeddingSource
-from ..errors import PromptError
-from ..trace import Outcome, Task
-from . import graph, process, wire
-from .diagnostics import Diagnostics
-from .direct import DirectSubscription
-from .publishing import answer_publisher
-from .remote_embeddings import RemoteEmbeddings
-from .tracing import TaskTracer
+from samm_core.cycle.completion import CompletionLoop, Ended
+from samm_core.embedding.engine import EmbeddingSource
+from samm_core.errors import PromptError
+from samm_core.latency.events import Outcome, Task
+
+from .. import conversions, topics
+from ..support import process
+from ..support.diagnostics import Diagnostics
+from ..support.direct import DirectSubscription
+from ..support.lifecycle import LifecycleNode
+from ..support.publishing import answer_publisher
+from ..support.remote_embeddings import RemoteEmbeddings
+from ..support.tracing import TaskTracer
 
 
 class CplInf(LifecycleNode):
@@ -34,26 +36,34 @@ class CplInf(LifecycleNode):
     def __init__(self, make_source: Callable[[Node], EmbeddingSource]) -> None:
         super().__init__("cpl_inf")
         process.declare_autostart(self)
+        self._loop: CompletionLoop | None = None
+        self._accepted: DirectSubscription | None = None
         self._source = make_source(self)
         self._diagnostics = Diagnostics(self)
         self._tracer = TaskTracer(self, Task.CPL_INF)
-        self._masks = answer_publisher(self, graph.MASKS)
+        self._masks = answer_publisher(self, topics.MASKS)
 
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def activate(self) -> None:
         self._loop = CompletionLoop(self._source, self._on_ended)
         self._accepted = DirectSubscription(
-            self, SliceRequest, graph.ACCEPTED_REQUESTS, self._on_request, graph.NEWEST
+            self, SliceRequest, topics.ACCEPTED_REQUESTS, self._on_request, topics.OF_ALL_CLIENTS
         )
-        return super().on_activate(state)
+        self._diagnostics.failing("")
 
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._accepted.destroy()
-        self._loop.close()
-        return super().on_deactivate(state)
+    def deactivate(self) -> None:
+        if self._accepted:
+            self._accepted.destroy()
+            self._accepted = None
+        if self._loop:
+            self._loop.close()
+            self._loop = None
+
+    def transition_failed(self, sentence: str) -> None:
+        self._diagnostics.failing(sentence)
 
     def _on_request(self, message: SliceRequest) -> None:
         try:
-            self._loop.submit(wire.request_from_msg(message))
+            self._loop.submit(conversions.request_from_msg(message))
         except PromptError as error:
             self._diagnostics.problem(str(error))
 

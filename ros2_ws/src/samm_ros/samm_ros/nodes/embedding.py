@@ -1,44 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedding node: holds the volume, the model, the encoder's cache, and embeds slices as they are needed.
+"""The embedding node: holds volumes, the model, the encoder's cache, and embeds slices as they are needed.
 
 In:   embedding_requests, of decoders elsewhere
-Out:  embeddings, to them; volume_info, model_info, embedding_status (latched)
+Out:  embeddings, to them; volumes, volume_info, model_info, embedding_status (latched)
 Services: load_volume, select_model; action embed_volume
-Parameters: autostart, model, checkpoint, device, backend, volume, window_preset, cache_gib, cache_8bit,
-cache_dir, sweep
+Parameters: autostart, model, checkpoint, device, backend, volume, window_preset, volumes_gib, cache_gib,
+cache_8bit, cache_dir, sweep
 """
 
 from __future__ import annotations
 
 import threading
 import time
+import uuid
 from concurrent.futures import Future
 from pathlib import Path
 
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.service import Service
+from rclpy.subscription import Subscription
 from samm_msgs.action import EmbedVolume
-from samm_msgs.msg import EmbeddingRequest, EmbeddingStatus, ModelInfo, SliceEmbedding, VolumeInfo
+from samm_msgs.msg import EmbeddingRequest, EmbeddingStatus, ModelInfo, SliceEmbedding, VolumeInfo, VolumeList
 from samm_msgs.srv import LoadVolume, SelectModel
 
-from ..cycle import SliceId
-from ..embedding.cache import GIB, EmbeddingCache, EmbeddingStore
-from ..embedding.engine import EmbeddingEngine, EncodedSlice
-from ..errors import PromptError, SammError, VolumeError
-from ..geometry import Plane
-from ..models import BACKEND_NAMES, load_model
-from ..volume import WINDOW_PRESETS, Window, read_volume
-from . import graph, parameters, process, wire
-from .diagnostics import Diagnostics
+from samm_core.allocator import return_freed_memory
+from samm_core.embedding.cache import GIB, EmbeddingCache, EmbeddingStore
+from samm_core.embedding.engine import EmbeddingEngine, EncodedSlice
+from samm_core.errors import NotReadyError, PromptError, SammError, VolumeError
+from samm_core.geometry import Plane
+from samm_core.models import BACKEND_NAMES, load_model
+from samm_core.sources.base import ImageId
+from samm_core.sources.readers import isolated
+from samm_core.sources.volume import Volume, read_volume
+from samm_core.sources.window import WINDOW_PRESETS, Window
+
+from .. import conversions, topics
+from ..support import parameters, process
+from ..support.diagnostics import Diagnostics
+from ..support.lifecycle import LifecycleNode
+from ..support.publishing import stamped
 
 STATUS_PERIOD_S = 0.2
+# How long goals may take to be aborted, and a slice under way may be waited for when the node ends.
+_GOALS_S = 2.0
+_CLOSE_S = 1.0
 
 
 class EmbeddingNode(LifecycleNode):
-    """Configure loads the model, activate the volume named by the parameters. Its callbacks may take long: spin it
-    aside of nodes that answer prompts."""
+    """Configure loads the model, activate the volume named by the parameters; deactivate leaves both, cleanup frees them.
+    Its callbacks may take long: spin it aside of nodes that answer prompts."""
 
     def __init__(self) -> None:
         super().__init__("embedding")
@@ -55,6 +67,13 @@ class EmbeddingNode(LifecycleNode):
         self._window_preset = parameters.declare(
             self, "window_preset", "", f"One of {', '.join(WINDOW_PRESETS)}; empty: chosen from the voxels."
         )
+        volumes_gib = parameters.declare_number(
+            self,
+            "volumes_gib",
+            4.0,
+            "Memory for the voxels of loaded volumes, GiB; beyond it those are let go of that were used least recently.",
+            (0.01, 1024.0),
+        )
         cache_gib = parameters.declare_number(
             self, "cache_gib", 4.0, "Memory for embeddings where the encoder runs, GiB.", (0.01, 1024.0)
         )
@@ -64,65 +83,128 @@ class EmbeddingNode(LifecycleNode):
         cache_dir = parameters.declare(
             self, "cache_dir", "", "Folder in which embeddings outlive the node; empty: they do not."
         )
-        self._sweeps = parameters.declare(self, "sweep", True, "Embed the rest of a volume ahead of need.")
+        self._sweeps = parameters.declare(
+            self,
+            "sweep",
+            True,
+            "Embed the rest of a volume ahead of need.",
+            on_set=self._set_sweep,
+        )
         self.engine = EmbeddingEngine(
             EmbeddingCache(int(cache_gib * GIB), packs=cache_8bit),
             EmbeddingStore(Path(cache_dir)) if cache_dir else None,
             self._on_progress,
+            int(volumes_gib * GIB),
         )
-        self._promised: set[tuple[SliceId, str]] = set()
+        self.engine.suspend()
+        # Requests of decoders elsewhere whose answer is under way.
+        self._under_way: set[tuple[ImageId, str]] = set()
         self._progressed = threading.Condition()
+        self._goals = 0
+        self._entrances: list[Service] = []
+        self._requests: Subscription | None = None
+        self._action: ActionServer | None = None
+        # The uid of the volume that was loaded at the start, until a client loads it too.
+        self._loaded_at_start = ""
+        # Which start of the server this is: who hears another mark knows that what was loaded since the start is lost.
+        self._mark = uuid.uuid4().hex
         self._status_at = 0.0
-        self._diagnostics = Diagnostics(self, self._readings)
-        self._volume_info = self.create_publisher(VolumeInfo, graph.VOLUME_INFO, graph.LATCHED)
-        self._model_info = self.create_publisher(ModelInfo, graph.MODEL_INFO, graph.LATCHED)
-        self._embeddings = self.create_publisher(SliceEmbedding, graph.EMBEDDINGS, graph.EMBEDDING)
-        self._status = self.create_publisher(EmbeddingStatus, graph.EMBEDDING_STATUS, graph.LATCHED)
+        self._diagnostics = Diagnostics(self, self._readings, self._device_name)
+        self._volume_info = self.create_publisher(VolumeInfo, topics.VOLUME_INFO, topics.LATCHED)
+        self._volumes = self.create_publisher(VolumeList, topics.VOLUMES, topics.LATCHED)
+        self._model_info = self.create_publisher(ModelInfo, topics.MODEL_INFO, topics.LATCHED)
+        self._embeddings = self.create_publisher(SliceEmbedding, topics.EMBEDDINGS, topics.EMBEDDING)
+        self._status = self.create_publisher(EmbeddingStatus, topics.EMBEDDING_STATUS, topics.LATCHED)
 
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        try:
-            self._use_model(self._model_name, self._checkpoint)
-        except SammError as error:
-            self._diagnostics.problem(str(error))
-            return TransitionCallbackReturn.FAILURE
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        changes = MutuallyExclusiveCallbackGroup()
-        waits = ReentrantCallbackGroup()
-        self._entrances = [
-            self.create_service(LoadVolume, graph.LOAD_VOLUME, self._on_load_volume, callback_group=changes),
-            self.create_service(
-                SelectModel, graph.SELECT_MODEL, self._on_select_model, callback_group=changes
-            ),
-        ]
-        self._wishes = self.create_subscription(
-            EmbeddingRequest, graph.EMBEDDING_REQUESTS, self._on_wish, graph.EMBEDDING
-        )
+    def configure(self) -> None:
+        """Raises ModelError, which `model_info` tells too."""
+        isolated.start_ahead()
+        self._model_info.publish(stamped(self, ModelInfo()))
+        self._use_model(self._model_name, self._checkpoint)
+        self._diagnostics.failing("")
+        # There as long as the model is: an action that is gone cannot send the results that it owes.
         self._action = ActionServer(
             self,
             EmbedVolume,
-            graph.EMBED_VOLUME,
+            topics.EMBED_VOLUME,
             self._embed_volume,
-            callback_group=waits,
+            callback_group=ReentrantCallbackGroup(),
             cancel_callback=lambda goal: CancelResponse.ACCEPT,
         )
-        if self._volume_path:
-            try:
-                self._use_volume(self._volume_path, self._window(self._window_preset, 0.0, 0.0))
-            except SammError as error:
-                self._diagnostics.problem(str(error))
-        if self.engine.volume is None:
-            self._volume_info.publish(VolumeInfo())
-        return super().on_activate(state)
 
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.engine.cancel_sweep()
-        self._action.destroy()
+    def activate(self) -> None:
+        self.engine.resume()
+        if self.engine.volume is None:
+            self._load_at_start()
+        else:
+            self._sweep_all()
+        changes = MutuallyExclusiveCallbackGroup()
+        self._entrances = [
+            self.create_service(LoadVolume, topics.LOAD_VOLUME, self._on_load_volume, callback_group=changes),
+            self.create_service(
+                SelectModel, topics.SELECT_MODEL, self._on_select_model, callback_group=changes
+            ),
+        ]
+        self._requests = self.create_subscription(
+            EmbeddingRequest, topics.EMBEDDING_REQUESTS, self._on_request, topics.EMBEDDING
+        )
+
+    def deactivate(self) -> None:
+        self.engine.suspend()
         for service in self._entrances:
             self.destroy_service(service)
-        self.destroy_subscription(self._wishes)
-        return super().on_deactivate(state)
+        self._entrances = []
+        if self._requests:
+            self.destroy_subscription(self._requests)
+            self._requests = None
+        with self._progressed:
+            self._progressed.notify_all()
+            self._progressed.wait_for(lambda: not self._goals, _GOALS_S)
+        self._status.publish(self._status_message())
+
+    def cleanup(self) -> None:
+        if self._action:
+            self._action.destroy()
+            self._action = None
+        if self.engine.model is None:
+            return
+        self.engine.release()
+        isolated.stop()
+        self._loaded_at_start = ""
+        # What it held is gone, as if it had been started again.
+        self._mark = uuid.uuid4().hex
+        return_freed_memory()
+        why = "The embedding node was cleaned up; configure and activate it."
+        self._model_info.publish(stamped(self, ModelInfo(error=why)))
+        self._tell_volumes(why)
+        self._status.publish(self._status_message())
+
+    def destroy_node(self) -> None:
+        """Says nothing to the others: a node that is started again has its model and volume soon."""
+        if self._action:
+            self._action.destroy()
+            self._action = None
+        self.engine.close(_CLOSE_S)
+        isolated.stop()
+        super().destroy_node()
+
+    def transition_failed(self, sentence: str) -> None:
+        self._diagnostics.failing(sentence)
+        if self.engine.model is None:
+            self._model_info.publish(stamped(self, ModelInfo(error=sentence)))
+
+    def _load_at_start(self) -> None:
+        """The volume that the parameter names; without it the node serves all the same, and says why there is none."""
+        error = ""
+        if self._volume_path:
+            try:
+                window = self._window(self._window_preset, 0.0, 0.0)
+                self._load_volume(self._volume_path, window, at_start=True)
+                return
+            except SammError as problem:
+                error = str(problem)
+                self._diagnostics.problem(error)
+        self._tell_volumes(error)
 
     def _use_model(self, name: str, checkpoint: str) -> None:
         started = time.monotonic()
@@ -140,13 +222,27 @@ class EmbeddingNode(LifecycleNode):
         )
         self._sweep_all()
 
-    def _use_volume(self, path: str, window: Window | None) -> None:
+    def _load_volume(self, path: str, window: Window | None, at_start: bool = False) -> Volume:
         volume = read_volume(Path(path), window)
-        self.engine.set_volume(volume)
-        self._volume_info.publish(self._volume_message())
+        if self.engine.model is None:
+            raise VolumeError(
+                "The embedding node was cleaned up meanwhile; activate it and load the volume again."
+            )
+        self.engine.load(volume)
+        if at_start:
+            self._loaded_at_start = volume.uid
+        elif self._loaded_at_start == volume.uid:
+            self._loaded_at_start = ""
+        self._tell_volumes()
         self._status.publish(self._status_message())
-        self.get_logger().info(f"{volume.name}: {'×'.join(map(str, volume.geometry.dimensions))} voxels")
+        self.get_logger().info(
+            f"{volume.name}: {'×'.join(map(str, volume.geometry.dimensions))} voxels; window {volume.window.lower:g} to "
+            f"{volume.window.upper:g}: {volume.window_reason}"
+        )
+        for warning in volume.warnings:
+            self.get_logger().warning(warning)
         self._sweep_all()
+        return volume
 
     @staticmethod
     def _window(preset: str, lower: float, upper: float) -> Window | None:
@@ -163,14 +259,14 @@ class EmbeddingNode(LifecycleNode):
     ) -> LoadVolume.Response:
         try:
             window = self._window(request.window_preset, request.window_lower, request.window_upper)
-            self._use_volume(request.path, window)
+            volume = self._load_volume(request.path, window)
         except SammError as error:
             self._diagnostics.problem(str(error))
             response.message = str(error)
             return response
         self._diagnostics.solved()
         response.success = True
-        response.volume = self._volume_message()
+        response.volume = self._volume_message(volume)
         return response
 
     def _on_select_model(
@@ -187,59 +283,83 @@ class EmbeddingNode(LifecycleNode):
         response.model = self._model_message()
         return response
 
-    def _on_wish(self, wish: EmbeddingRequest) -> None:
-        if self.engine.volume is None:
-            # Just restarted: snd_inf has the volume loaded again, and the decoder repeats its wish until then.
+    def _on_request(self, request: EmbeddingRequest) -> None:
+        held = {volume.uid for volume in self.engine.volumes}
+        if request.image.source not in held or not self._is_of_this_model(request):
+            # Just restarted, or the decoder has yet to hear of another model: it repeats its request for the model that it
+            # knows by then. snd_inf has lost volumes loaded again, and refuses prompts on those that stay away.
             return
         try:
-            slice_id = wire.slice_from_msg(wish.slice)
-            if wish.model != (loaded := self._model_message().name):
-                raise PromptError(f"The model {wish.model} is not loaded; {loaded} is.")
+            image = conversions.image_from_msg(request.image)
         except PromptError as error:
-            self._refuse(wish, error)
+            self._refuse(request, error)
             return
-        promise = slice_id, wish.model
-        if promise in self._promised:
+        wanted = image, request.model
+        if wanted in self._under_way:
             return
-        self._promised.add(promise)
-        self.engine.request(slice_id).add_done_callback(lambda future: self._keep(promise, wish, future))
+        self._under_way.add(wanted)
+        self.engine.request(image).add_done_callback(lambda future: self._answer(wanted, request, future))
 
-    def _keep(
-        self, promise: tuple[SliceId, str], wish: EmbeddingRequest, future: Future[EncodedSlice]
+    def _is_of_this_model(self, request: EmbeddingRequest) -> bool:
+        model = self.engine.model
+        return model is not None and model.name == request.model
+
+    def _answer(
+        self, wanted: tuple[ImageId, str], request: EmbeddingRequest, future: Future[EncodedSlice]
     ) -> None:
-        """On the thread that encoded the slice. The promise stands until it is kept: a reminder is no second wish."""
+        """On the thread that encoded the slice. It is under way until then: asked again meanwhile, it is sent once."""
         try:
-            self._embeddings.publish(wire.embedding_to_msg(wish, future.result().embedding))
+            encoded = future.result()
+            if encoded.model is self.engine.model and self._is_of_this_model(request):
+                self._embeddings.publish(conversions.embedding_to_msg(request, encoded.embedding))
+        except NotReadyError:
+            return  # the decoder repeats its request
         except PromptError as error:
-            self._refuse(wish, error)
+            self._refuse(request, error)
         finally:
-            self._promised.discard(promise)
+            self._under_way.discard(wanted)
 
-    def _refuse(self, wish: EmbeddingRequest, error: PromptError) -> None:
-        self._embeddings.publish(SliceEmbedding(slice=wish.slice, model=wish.model, error=str(error)))
+    def _refuse(self, request: EmbeddingRequest, error: PromptError) -> None:
+        self._embeddings.publish(SliceEmbedding(image=request.image, model=request.model, error=str(error)))
 
     def _embed_volume(self, goal: ServerGoalHandle) -> EmbedVolume.Result:
+        with self._progressed:
+            self._goals += 1
+        try:
+            return self._embed_planes(goal)
+        finally:
+            # Its result is on its way when this callback has returned, which `deactivate` leaves time for.
+            with self._progressed:
+                self._goals -= 1
+                self._progressed.notify_all()
+
+    def _embed_planes(self, goal: ServerGoalHandle) -> EmbedVolume.Result:
         started, result = time.monotonic(), EmbedVolume.Result()
         try:
-            planes = [wire.plane_from_msg(plane) for plane in goal.request.planes] or list(Plane)
+            if self.engine.is_suspended:
+                raise PromptError("The embedding node is not active; activate it.")
+            volume, uid = self.engine.volume, goal.request.volume_uid
+            if uid and (volume is None or volume.uid != uid):
+                raise PromptError("Only the volume that was loaded last is embedded ahead; load yours again.")
+            planes = [conversions.plane_from_msg(plane) for plane in goal.request.planes] or list(Plane)
             self.engine.sweep(planes)
         except SammError as error:
             result.message = str(error)
             goal.abort()
             return result
-        volume_uid = self.engine.volume.uid
-        while (
-            (progress := self.engine.progress()) and progress.sweeping and progress.volume_uid == volume_uid
-        ):
+        scope = self.engine.scope
+        while (progress := self.engine.progress()) and progress.sweeping and self.engine.scope == scope:
             if goal.is_cancel_requested:
                 self.engine.cancel_sweep()
+                break
+            if self.engine.is_suspended:
                 break
             goal.publish_feedback(EmbedVolume.Feedback(status=self._status_message()))
             with self._progressed:
                 self._progressed.wait(timeout=STATUS_PERIOD_S)
         result.seconds = time.monotonic() - started
-        if not progress or progress.volume_uid != volume_uid:
-            result.message = "Another volume was loaded before this one was embedded."
+        if not progress or self.engine.scope != scope:
+            result.message = "Another volume, window or model was taken before this one was embedded."
             goal.abort()
             return result
         result.embedded = sum(progress.done[plane] for plane in planes)
@@ -247,6 +367,11 @@ class EmbeddingNode(LifecycleNode):
         if goal.is_cancel_requested:
             result.message = f"Cancelled with {missing} slices to go; what is embedded stays."
             goal.canceled()
+        elif self.engine.is_suspended:
+            result.message = (
+                f"The embedding node was deactivated with {missing} slices to go; what is embedded stays."
+            )
+            goal.abort()
         elif missing:
             result.message = (
                 f"The cache is full with {missing} slices to go; raise cache_gib or set cache_8bit."
@@ -258,8 +383,18 @@ class EmbeddingNode(LifecycleNode):
             self._sweep_all()
         return result
 
+    def _set_sweep(self, sweeps: bool) -> None:
+        self._sweeps = sweeps
+        if self._goals:
+            return  # what a goal asked for is swept all the same, and then it is looked at again
+        if sweeps:
+            self._sweep_all()
+        else:
+            self.engine.cancel_sweep()
+        self._status.publish(self._status_message())
+
     def _sweep_all(self) -> None:
-        if self._sweeps and self.engine.volume and self.engine.model:
+        if self._sweeps and self.engine.scope and not self.engine.is_suspended:
             self.engine.sweep(Plane)
 
     def _on_progress(self) -> None:
@@ -270,8 +405,13 @@ class EmbeddingNode(LifecycleNode):
             self._status_at = now
             self._status.publish(self._status_message())
 
-    def _volume_message(self) -> VolumeInfo:
-        volume = self.engine.volume
+    def _tell_volumes(self, error: str = "") -> None:
+        """Publish what is loaded; error: why nothing is, one sentence."""
+        messages = [self._volume_message(volume) for volume in self.engine.volumes]
+        self._volumes.publish(stamped(self, VolumeList(server=self._mark, volumes=messages, error=error)))
+        self._volume_info.publish(messages[0] if messages else stamped(self, VolumeInfo(error=error)))
+
+    def _volume_message(self, volume: Volume) -> VolumeInfo:
         message = VolumeInfo(
             uid=volume.uid,
             name=volume.name,
@@ -282,9 +422,11 @@ class EmbeddingNode(LifecycleNode):
             ijk_to_ras=volume.geometry.ijk_to_ras.ravel(),
             window_lower=float(volume.window.lower),
             window_upper=float(volume.window.upper),
+            window_reason=volume.window_reason,
+            warnings=list(volume.warnings),
+            at_start=volume.uid == self._loaded_at_start,
         )
-        message.header.stamp = self.get_clock().now().to_msg()
-        return message
+        return stamped(self, message)
 
     def _model_message(self) -> ModelInfo:
         model = self.engine.model
@@ -295,15 +437,14 @@ class EmbeddingNode(LifecycleNode):
             takes_box=model.takes_box,
             image_size=model.image_size,
         )
-        message.header.stamp = self.get_clock().now().to_msg()
-        return message
+        return stamped(self, message)
 
     def _status_message(self) -> EmbeddingStatus:
         progress, cache = self.engine.progress(), self.engine.cache
         message = EmbeddingStatus(
             bytes_used=cache.nbytes, bytes_budget=cache.device_budget + cache.host_budget
         )
-        message.header.stamp = self.get_clock().now().to_msg()
+        stamped(self, message)
         if progress:
             message.volume_uid, message.model = progress.volume_uid, progress.model
             message.device, message.rate = progress.device, progress.rate
@@ -311,6 +452,10 @@ class EmbeddingNode(LifecycleNode):
             message.total = [progress.total[plane] for plane in Plane]
             message.sweeping = progress.sweeping
         return message
+
+    def _device_name(self) -> str:
+        model = self.engine.model
+        return str(model.device) if model else ""
 
     def _readings(self) -> dict[str, object]:
         cache, model = self.engine.cache, self.engine.model

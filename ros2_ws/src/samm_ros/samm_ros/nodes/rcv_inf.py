@@ -1,89 +1,120 @@
 # SPDX-License-Identifier: Apache-2.0
 """RCV_INF, receive inference request: lets through what can be answered, refuses the rest in a sentence.
 
-In:   slice_requests (SliceRequest, newest), volume_info (VolumeInfo, latched), model_info (ModelInfo, latched)
-Out:  accepted_requests (SliceRequest, newest), masks (SliceMask, newest: refusals), task_events
+In:   slice_requests (SliceRequest), volumes (VolumeList, latched), model_info (ModelInfo, latched)
+Out:  accepted_requests (SliceRequest), masks (SliceMask: refusals), task_events
 Parameters: autostart, trace
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from samm_msgs.msg import ModelInfo, SliceRequest, VolumeInfo
+from samm_msgs.msg import ModelInfo, SliceRequest, VolumeList
 
-from ..cycle import Request, refusal, request_objection
-from ..errors import PromptError, VolumeError
-from ..prompts import kind_objection
-from ..trace import Outcome, Task
-from . import graph, process, wire
-from .diagnostics import Diagnostics
-from .direct import DirectSubscription
-from .publishing import answer_publisher, request_publisher
-from .tracing import TaskTracer
+from samm_core.cycle.newest import VOLUME_WAIT_S
+from samm_core.cycle.request import Request, refusal, remember, request_error
+from samm_core.errors import PromptError, VolumeError
+from samm_core.latency.events import Outcome, Task
+from samm_core.prompts import prompt_kind_error
+from samm_core.sources.volume import LoadedVolume
+
+from .. import conversions, topics
+from ..support import process
+from ..support.diagnostics import Diagnostics
+from ..support.direct import DirectSubscription
+from ..support.lifecycle import LifecycleNode
+from ..support.publishing import answer_publisher, request_publisher
+from ..support.tracing import TaskTracer
 
 
 class RcvInf(LifecycleNode):
-    """The server's gate. While no volume or model is loaded it stays silent: the client sends again."""
+    """Stands before the decoder. While no volume or model is loaded it stays silent: the client sends again.
+
+    So it does for VOLUME_WAIT_S with a request for a volume that is not loaded, which may be on its way here."""
 
     def __init__(self) -> None:
         super().__init__("rcv_inf")
         process.declare_autostart(self)
-        self._volume: wire.LoadedVolume | None = None
+        self._requests: DirectSubscription | None = None
+        self._volumes: dict[str, LoadedVolume] = {}
         self._model: ModelInfo | None = None
+        # By client, the request for a volume that is not loaded, and since when it sends that.
+        self._unloaded: dict[str, tuple[int, float]] = {}
         self._diagnostics = Diagnostics(self)
         self._tracer = TaskTracer(self, Task.RCV_INF)
-        self._accepted = request_publisher(self, graph.ACCEPTED_REQUESTS)
-        self._refusals = answer_publisher(self, graph.MASKS)
-        self.create_subscription(VolumeInfo, graph.VOLUME_INFO, self._on_volume, graph.LATCHED)
-        self.create_subscription(ModelInfo, graph.MODEL_INFO, self._on_model, graph.LATCHED)
+        self._accepted = request_publisher(self, topics.ACCEPTED_REQUESTS)
+        self._refusals = answer_publisher(self, topics.MASKS)
+        self.create_subscription(VolumeList, topics.VOLUMES, self._on_volumes, topics.LATCHED)
+        self.create_subscription(ModelInfo, topics.MODEL_INFO, self._on_model, topics.LATCHED)
 
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def activate(self) -> None:
         self._requests = DirectSubscription(
-            self, SliceRequest, graph.SLICE_REQUESTS, self._on_request, graph.NEWEST
+            self, SliceRequest, topics.SLICE_REQUESTS, self._on_request, topics.OF_ALL_CLIENTS
         )
-        return super().on_activate(state)
+        self._diagnostics.failing("")
 
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._requests.destroy()
-        return super().on_deactivate(state)
+    def deactivate(self) -> None:
+        if self._requests:
+            self._requests.destroy()
+            self._requests = None
+
+    def transition_failed(self, sentence: str) -> None:
+        self._diagnostics.failing(sentence)
 
     def _on_request(self, message: SliceRequest) -> None:
         started_ns = time.monotonic_ns()
         try:
-            request = wire.request_from_msg(message)
+            request = conversions.request_from_msg(message)
         except PromptError as error:
             # Damaged: whose it is cannot be trusted, so nobody is answered; the client sends again.
             self._diagnostics.problem(str(error))
             return
-        volume, model = self._volume, self._model
-        if volume is None or model is None:
+        volumes, model = self._volumes, self._model
+        if model and model.error:
+            error = model.error
+        elif not volumes or model is None or self._waits_for_its_volume(request):
             self._diagnostics.count("waiting for a volume and a model")
             self._tracer.ended(request, started_ns, time.monotonic_ns(), Outcome.DROPPED)
-        elif objection := self._objection(request, volume, model):
-            ended_ns = self._refusals.publish(refusal(request, objection))
-            self._tracer.ended(request, started_ns, ended_ns, Outcome.REFUSED)
-            self._diagnostics.problem(objection)
+            return
         else:
+            error = self._error(request, volumes, model)
+        if error:
+            ended_ns = self._refusals.publish(refusal(request, error))
+            self._tracer.ended(request, started_ns, ended_ns, Outcome.REFUSED)
+            self._diagnostics.problem(error)
+        else:
+            image = request.image.in_window(volumes[request.image.source].window)
+            request = replace(request, image=image)
             self._tracer.ended(request, started_ns, self._accepted.publish(request))
             self._diagnostics.count("accepted")
             self._diagnostics.solved()
 
+    def _waits_for_its_volume(self, request: Request) -> bool:
+        if request.image.source in self._volumes:
+            return False
+        now = time.monotonic()
+        cycle, since = self._unloaded.get(request.client_id, (0, 0.0))
+        if cycle != request.cycle:
+            since = now
+        remember(self._unloaded, request.client_id, (request.cycle, since))
+        return now - since < VOLUME_WAIT_S
+
     @staticmethod
-    def _objection(request: Request, volume: wire.LoadedVolume, model: ModelInfo) -> str:
-        return request_objection(request, volume.uid, volume.geometry) or kind_objection(
+    def _error(request: Request, volumes: dict[str, LoadedVolume], model: ModelInfo) -> str:
+        return request_error(request, volumes) or prompt_kind_error(
             request.prompt, model.name, model.takes_points, model.takes_box
         )
 
-    def _on_volume(self, message: VolumeInfo) -> None:
+    def _on_volumes(self, message: VolumeList) -> None:
         try:
-            self._volume = wire.volume_from_msg(message)
+            self._volumes = {volume.uid: volume for volume in conversions.volumes_from_msg(message)}
         except VolumeError as error:
             self._diagnostics.problem(str(error))
 
     def _on_model(self, message: ModelInfo) -> None:
-        self._model = message if message.name else None
+        self._model = message if message.name or message.error else None
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """RCV_MSK, receive mask transmission: lets through what came over whole.
 
-In:   masks (SliceMask, newest)
-Out:  received_masks (SliceMask, newest), task_events
+In:   masks (SliceMask)
+Out:  received_masks (SliceMask), task_events
 Parameters: trace
 """
 
@@ -13,30 +13,32 @@ import time
 from rclpy.node import Node
 from samm_msgs.msg import SliceMask
 
-from ..errors import MaskError
-from ..mask_codec import decode_mask
-from ..trace import Task
-from . import graph, process, wire
-from .diagnostics import Diagnostics
-from .direct import DirectSubscription
-from .publishing import answer_publisher
-from .tracing import TaskTracer
+from samm_core.errors import MaskError
+from samm_core.latency.events import Task
+from samm_core.mask_codec import decode_mask
+
+from .. import conversions, topics
+from ..support import process
+from ..support.diagnostics import Diagnostics
+from ..support.direct import DirectSubscription
+from ..support.publishing import answer_publisher
+from ..support.tracing import TaskTracer
 
 
 class RcvMsk(Node):
-    """The client's gate. A damaged mask is dropped and counted; SND_INF asks for it again."""
+    """Lets no damaged mask through: it is dropped and counted, and SND_INF sends the request again."""
 
     def __init__(self) -> None:
         super().__init__("rcv_msk")
         self._diagnostics = Diagnostics(self)
         self._tracer = TaskTracer(self, Task.RCV_MSK)
-        self._received = answer_publisher(self, graph.RECEIVED_MASKS)
-        DirectSubscription(self, SliceMask, graph.MASKS, self._on_mask, graph.NEWEST)
+        self._received = answer_publisher(self, topics.RECEIVED_MASKS)
+        DirectSubscription(self, SliceMask, topics.MASKS, self._on_mask, topics.OF_ALL_CLIENTS)
 
     def _on_mask(self, message: SliceMask) -> None:
         started_ns = time.monotonic_ns()
         try:
-            answer = wire.answer_from_msg(message)
+            answer = conversions.answer_from_msg(message)
             if not answer.error:
                 decode_mask(answer.data, answer.shape, answer.encoding)
         except MaskError as error:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from . import process
+from ..support import process
 from .apl_msk import AplMsk
 from .rcv_msk import RcvMsk
 from .snd_inf import SndInf

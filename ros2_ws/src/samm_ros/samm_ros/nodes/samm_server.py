@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from . import process
+from ..support import process
 from .cpl_inf import CplInf
 from .embedding import EmbeddingNode
 from .rcv_inf import RcvInf
@@ -15,5 +15,6 @@ def main() -> None:
         rcv_inf, cpl_inf = RcvInf(), CplInf(lambda node: embedding.engine)
         # Loading and embedding take seconds and minutes; on threads of their own they delay no request.
         with process.spinning_aside(embedding):
-            process.autostart(embedding, rcv_inf, cpl_inf)
+            # The model last: it takes seconds, and meanwhile the others can say what is missing.
+            process.autostart(rcv_inf, cpl_inf, embedding)
             process.spin(rcv_inf, cpl_inf)

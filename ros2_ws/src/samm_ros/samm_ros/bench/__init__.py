@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""Benchmarks, one file each, with main(args): `samm bench` runs them."""

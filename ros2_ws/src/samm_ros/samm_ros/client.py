@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python API of a running graph: load a volume, prompt, undo, save, follow the status; every wait has a limit.
+
+with GraphClient() as client:
+    client.load("liver.nii.gz")
+    answer = client.prompt(pixel_points(Plane.AXIAL, 42, [(95, 80)]), "liver")
+    client.save("liver.seg.nrrd")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.action import ActionClient
+from rclpy.client import Client
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.task import Future
+from samm_msgs import msg
+from samm_msgs.action import EmbedVolume
+from samm_msgs.srv import LoadVolume, SaveSegmentation, UndoChange
+
+from samm_core.cycle.request import STILL_WAITING, Answer, CycleCounter
+from samm_core.errors import LaunchError, MaskError, PromptError, SammError, VolumeError
+from samm_core.geometry import Plane
+from samm_core.latency.events import TaskEvent, event_of
+from samm_core.prompts import Prompt
+from samm_core.sources.volume import LoadedVolume
+
+from . import conversions, topics
+from .support.goals import Goal
+from .support.publishing import stamped
+
+# Prompts are best effort: one without an answer is published again, which is the same prompt by its number.
+REPEAT_S = 1.0
+CHECK_S = 0.5
+
+
+class GraphClient:
+    """One client of the graph in `namespace`; a context manager. Every wait has a limit and raises LaunchError at it.
+
+    It works on the volume that it loaded last, whatever other clients load; before its first load, on the volume that
+    anybody loaded last. `status`, `segmentation` and `events` are what the graph has said: how much is embedded, what is
+    applied, how each task ended.
+    """
+
+    def __init__(
+        self, namespace: str = "", client_id: str = "", check: Callable[[], None] = lambda: None
+    ) -> None:
+        """client_id: names this client to the graph; empty: by host, process and chance.
+
+        check: called while waiting; raises when the graph cannot be waited for any more.
+        """
+        self.client_id = client_id or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self._check = check
+        self.events: list[TaskEvent] = []
+        self.status: msg.EmbeddingStatus | None = None
+        self.segmentation: msg.SegmentationStatus | None = None
+        # The one that this client works on, whatever others load.
+        self.volume: LoadedVolume | None = None
+        self._cycles = CycleCounter()
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._changed = threading.Condition()
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, signal_handler_options=rclpy.SignalHandlerOptions.NO)
+        self._node = Node("samm_client_api", namespace=namespace, context=self._context)
+        self._prompts = self._node.create_publisher(msg.Prompt, topics.PROMPTS, topics.NEWEST)
+        self._load = self._node.create_client(LoadVolume, topics.LOAD_VOLUME)
+        self._save = self._node.create_client(SaveSegmentation, topics.SAVE_SEGMENTATION)
+        self._undo = self._node.create_client(UndoChange, topics.UNDO)
+        self._redo = self._node.create_client(UndoChange, topics.REDO)
+        self._embed = ActionClient(self._node, EmbedVolume, topics.EMBED_VOLUME)
+        subscribe = self._node.create_subscription
+        subscribe(msg.SliceMask, topics.RECEIVED_MASKS, self._on_answer, topics.OF_ALL_CLIENTS)
+        subscribe(msg.TaskEvent, topics.TASK_EVENTS, self._on_event, topics.EVENTS)
+        subscribe(msg.EmbeddingStatus, topics.EMBEDDING_STATUS, self._on_status, topics.LATCHED)
+        subscribe(msg.SegmentationStatus, topics.SEGMENTATION_STATUS, self._on_segmentation, topics.LATCHED)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> GraphClient:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._executor.shutdown(timeout_sec=1.0)
+        self._thread.join(timeout=1.0)
+        self._node.destroy_node()
+        rclpy.try_shutdown(context=self._context)
+
+    def load(self, path: Path | str, window_preset: str = "", timeout_s: float = 120.0) -> LoadedVolume:
+        """Make the graph load a volume and wait until its client side knows it; raises VolumeError when refused.
+
+        path: on the server's host; a relative one is taken from here.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self._load.wait_for_service(CHECK_S):
+            self._check()
+            self._wait(time.monotonic() < deadline, "the server to come up")
+        response = self._call(
+            self._load,
+            LoadVolume.Request(path=str(Path(path).absolute()), window_preset=window_preset),
+            timeout_s,
+        )
+        if not response.success:
+            raise VolumeError(response.message)
+        volume = conversions.volume_from_msg(response.volume)
+        self.wait_for(
+            lambda: self.segmentation_of(volume.uid) is not None,
+            "the client nodes to hear of the volume",
+            timeout_s,
+        )
+        self.volume = volume
+        return volume
+
+    def segmentation_of(self, volume_uid: str) -> msg.VolumeSegmentation | None:
+        """What segmentation_status said of a volume last."""
+        volumes = self.segmentation.volumes if self.segmentation else []
+        return next((each for each in volumes if each.volume_uid == volume_uid), None)
+
+    def prompt(self, prompt: Prompt, segment: str = "", timeout_s: float = 120.0) -> Answer:
+        """Publish a prompt and wait for its answer; raises PromptError with the graph's sentence when refused.
+
+        segment: what the mask is applied to, made when it is new; empty: the active one.
+        """
+        window = self.volume.window if self.volume else None
+        message = conversions.prompt_to_msg(prompt, self._uid, self.client_id, segment, window=window)
+        is_waiting = False
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if message.cycle <= self._settled() and not is_waiting:
+                # A first number; or one whose mask was applied, and lost on its way to here.
+                self._cycles.newest = max(self._cycles.newest, self._settled())
+                message.cycle = self._cycles.next()
+            self._prompts.publish(stamped(self._node, message))
+            answer = self._answer_to(message.cycle, min(deadline, time.monotonic() + REPEAT_S))
+            if answer is None:
+                continue
+            if answer.error.startswith(STILL_WAITING):
+                # Its mask may come yet, under the same number.
+                is_waiting = True
+                continue
+            if answer.error:
+                raise PromptError(answer.error)
+            return answer
+        raise LaunchError(f"There was no mask within {timeout_s:g} s; see the logs of the nodes.")
+
+    def undo(self) -> None:
+        """Take back the last change of this client's volume. Raises MaskError when there is none."""
+        self._change(self._undo)
+
+    def redo(self) -> None:
+        """Make the change again that was taken back last. Raises MaskError when there is none."""
+        self._change(self._redo)
+
+    def _change(self, client: Client) -> None:
+        response = self._call(client, UndoChange.Request(volume_uid=self._uid), 60.0)
+        if not response.success:
+            raise MaskError(response.message)
+
+    @property
+    def _uid(self) -> str:
+        return self.volume.uid if self.volume else ""
+
+    def _settled(self) -> int:
+        """The newest cycle of this client that APL_MSK has applied or refused."""
+        clients = self.segmentation.clients if self.segmentation else []
+        return max((c.settled for c in clients if c.client_id == self.client_id), default=0)
+
+    def _answer_to(self, cycle: int, deadline: float) -> Answer | None:
+        """None when there is none in time."""
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                answer = self._answers.get(timeout=min(left, CHECK_S))
+            except queue.Empty:
+                self._check()
+                continue
+            if answer.cycle == cycle:
+                return answer
+        return None
+
+    def embed(
+        self, planes: list[Plane], on_status: Callable[[msg.EmbeddingStatus], None], limit_s: float
+    ) -> None:
+        """Embed whole planes, for at most `limit_s`; what is embedded by then stays. Raises PromptError when refused."""
+        goal = EmbedVolume.Goal(planes=[int(plane) for plane in planes], volume_uid=self._uid)
+        self._wait(self._embed.wait_for_server(limit_s), "the embedding action")
+        sent = Goal(self._node, self._embed, goal, lambda feedback: on_status(feedback.status))
+        try:
+            result = self._result(sent.ended, limit_s)
+        except LaunchError:
+            sent.cancel()
+            self._result(sent.ended, 30.0)
+            return
+        if result is None:
+            raise PromptError("The embedding node does not take goals now; see its state.")
+        if not result.success:
+            raise PromptError(result.message)
+
+    def save(self, path: Path | str) -> None:
+        """Write the segmentation of this client's volume; the suffix says how. Raises MaskError when the graph refuses."""
+        response = self._call(
+            self._save,
+            SaveSegmentation.Request(path=str(Path(path).absolute()), volume_uid=self._uid),
+            60.0,
+        )
+        if not response.success:
+            raise MaskError(response.message)
+
+    def wait_for(self, condition: Callable[[], bool], what: str, timeout_s: float) -> None:
+        """Wait until a message made `condition` true."""
+        with self._changed:
+            self._wait(self._changed.wait_for(condition, timeout_s), what)
+
+    def _call(self, client: Client, request: Any, timeout_s: float) -> Any:
+        self._wait(client.wait_for_service(timeout_s), client.srv_name)
+        return self._result(client.call_async(request), timeout_s)
+
+    def _result(self, future: Future, timeout_s: float) -> Any:
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        self._wait(done.wait(timeout_s), "an answer")
+        return future.result()
+
+    @staticmethod
+    def _wait(happened: bool, what: str) -> None:
+        if not happened:
+            raise LaunchError(f"Waited in vain for {what}; see the logs of the nodes.")
+
+    def _spin(self) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            self._executor.spin()
+
+    def _on_answer(self, message: msg.SliceMask) -> None:
+        if message.client_id == self.client_id:
+            try:
+                self._answers.put(conversions.answer_from_msg(message))
+            except SammError as error:
+                self._node.get_logger().warning(str(error))
+
+    def _on_event(self, message: msg.TaskEvent) -> None:
+        # An event that cannot be is none.
+        with self._changed, contextlib.suppress(PromptError, ValueError):
+            self.events.append(event_of(message))
+            self._changed.notify_all()
+
+    def _on_status(self, message: msg.EmbeddingStatus) -> None:
+        with self._changed:
+            self.status = message
+            self._changed.notify_all()
+
+    def _on_segmentation(self, message: msg.SegmentationStatus) -> None:
+        with self._changed:
+            self.segmentation = message
+            self._changed.notify_all()

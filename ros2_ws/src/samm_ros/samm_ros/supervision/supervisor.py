@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs processes: starts them, keeps their logs, starts them again when they die, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from samm_core.errors import LaunchError
+
+from . import cleanup, fastdds_files, processes
+
+# A process that fails sooner has failed at its start. After so many such failures, and no success, it is given up.
+STARTED_AFTER_S = 5.0
+START_ATTEMPTS = 3
+
+_POLL_S = 0.05
+_TAIL_LINES = 15
+# These come from outside, so they are no failed start.
+_KILLED = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
+
+# Called with a process's name, and a line that it wrote or that the supervisor reports about it.
+OnLine = Callable[[str, str], None]
+
+
+def launch(arguments: Mapping[str, str], log_dir: Path, on_line: OnLine | None = None) -> Supervisor:
+    """A supervisor of the node graph's processes, to be started. Raises LaunchError.
+
+    arguments: as the command line gives them, see processes.ARGUMENTS.
+    """
+    values = processes.read_arguments(arguments)
+    environment = {
+        **os.environ,
+        **processes.environment(bool(values["network"])),
+        "PYTHONUNBUFFERED": "1",
+        "ROS_LOG_DIR": str(log_dir.resolve() / "ros"),
+    }
+    commands = {each.executable: processes.command(each, values) for each in processes.processes(values)}
+    return Supervisor(commands, log_dir, environment, bool(values["respawn"]), on_line)
+
+
+class _Log:
+    """What a process writes, over all the times that it is started."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._read_to = 0
+        self._rest = b""
+
+    def new_lines(self) -> list[str]:
+        """The lines that the process has finished since the last call."""
+        if not self.path.exists():  # somebody has removed it
+            return []
+        with open(self.path, "rb") as log:
+            log.seek(self._read_to)
+            *lines, self._rest = (self._rest + log.read()).split(b"\n")
+            self._read_to = log.tell()
+        return [line.decode(errors="replace") for line in lines]
+
+    def tail(self) -> str:
+        text = self.path.read_text(errors="replace") if self.path.exists() else ""
+        return "\n".join(text.splitlines()[-_TAIL_LINES:])
+
+
+@dataclass
+class _Child:
+    """A process, over all the times that it is started. due_at: when it is to be started again."""
+
+    name: str
+    command: Sequence[str]
+    log: _Log
+    popen: subprocess.Popen | None = None
+    started_at: float = 0.0
+    due_at: float | None = None
+    failed_starts: int = 0
+    has_started: bool = False
+
+    @property
+    def lives(self) -> bool:
+        """Whether it runs, or is to be started again."""
+        return self.popen is not None or self.due_at is not None
+
+
+class Supervisor:
+    """Runs processes; a context manager that starts and stops them.
+
+    commands: by the name of the process.
+    log_dir: gets a file NAME.log for each process.
+    environment: of the processes.
+    respawn: start a process again when it has ended.
+    on_line: see OnLine; called from a thread.
+
+    A process that fails at its start is a LaunchError with the end of its log: raised by check(), by wait() and on
+    leaving the context.
+    """
+
+    def __init__(
+        self,
+        commands: Mapping[str, Sequence[str]],
+        log_dir: Path,
+        environment: Mapping[str, str],
+        respawn: bool = True,
+        on_line: OnLine | None = None,
+    ) -> None:
+        self.log_dir = log_dir.resolve()
+        self._mark = uuid.uuid4().hex
+        self._environment = {**environment, cleanup.MARK: self._mark}
+        self._respawn = respawn
+        self._on_line = on_line or (lambda name, line: None)
+        self._children = [
+            _Child(name, words, _Log(self.log_dir / f"{name}.log")) for name, words in commands.items()
+        ]
+        self._changed = threading.Condition()  # guards the children and the two below
+        self._failure: LaunchError | None = None
+        self._stopping = False
+        self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._cleanup: subprocess.Popen | None = None
+
+    def __enter__(self) -> Supervisor:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        # A process that did not start is the cause of any other LaunchError, such as a wait that took too long.
+        if self._failure and (error is None or isinstance(error, LaunchError)):
+            raise self._failure from error
+
+    @property
+    def processes(self) -> dict[str, int]:
+        """Process id of each process that is running, by name."""
+        with self._changed:
+            return {c.name: c.popen.pid for c in self._children if c.popen and c.popen.poll() is None}
+
+    def start(self) -> None:
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        self._cleanup = subprocess.Popen(
+            [sys.executable, "-m", cleanup.__name__, self._mark],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+        with self._changed:
+            for child in self._children:
+                self._start(child)
+        self._watcher.start()
+
+    def stop(self) -> None:
+        """End all processes, in at most 5 s, and clean up after them; a second call does nothing."""
+        with self._changed:
+            if self._stopping or not self._cleanup:
+                return
+            self._stopping = True
+        cleanup.end_processes(self._mark)
+        self._over.set()
+        self._watcher.join()
+        self._cleanup.kill()
+        self._cleanup.communicate()
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        """Send a signal to a running process and its group. Raises LaunchError when it is not running."""
+        with self._changed:  # until then its id cannot become another process's
+            running = self.processes
+            if name not in running:
+                raise LaunchError(f"{name} is not running; running are {', '.join(running) or 'none'}.")
+            os.killpg(running[name], number)
+
+    def check(self) -> None:
+        """Raise the LaunchError of a process that failed at its start, if there is one."""
+        if self._failure:
+            raise self._failure
+
+    def wait(self) -> None:
+        """Return when all processes have ended for good; raises LaunchError as check() does."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._failure or self._stopping or not any(child.lives for child in self._children)
+            )
+        self.check()
+
+    def _start(self, child: _Child) -> None:
+        child.due_at, child.started_at = None, time.monotonic()
+        # The process writes to its log directly: it never waits for us, and no line is lost when we die.
+        try:
+            with open(child.log.path, "ab") as log:
+                child.popen = subprocess.Popen(
+                    child.command,
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            self._fail(child, f"cannot be started: {error}")
+
+    def _watch(self) -> None:
+        over = False
+        while not over:
+            over = self._over.wait(_POLL_S)  # and once more then, for the last lines
+            for child in self._children:
+                with self._changed:
+                    self._look_after(child)
+                for line in child.log.new_lines():
+                    self._on_line(child.name, line)
+
+    def _look_after(self, child: _Child) -> None:
+        if child.due_at is not None and time.monotonic() >= child.due_at and not self._stopping:
+            self._start(child)
+        status = child.popen.poll() if child.popen else None
+        if status is None:
+            return
+        child.popen = None
+        self._changed.notify_all()
+        if self._stopping:
+            return
+        if status < 0:
+            fastdds_files.remove_abandoned()
+        self._judge_end(child, status)
+
+    def _judge_end(self, child: _Child, status: int) -> None:
+        """Start it again, give it up, or leave it at that."""
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        child.has_started |= time.monotonic() - child.started_at >= STARTED_AFTER_S
+        if not child.has_started and status != 0 and status not in _KILLED:
+            child.failed_starts += 1
+            if child.failed_starts >= START_ATTEMPTS or not self._respawn:
+                self._fail(child, how)
+                return
+        if self._respawn:
+            child.due_at = time.monotonic() + processes.RESPAWN_DELAY_S
+            how += f"; it is started again in {processes.RESPAWN_DELAY_S:g} s"
+        self._on_line(child.name, f"[WARN] {child.name} {how}; its log is {child.log.path}")
+
+    def _fail(self, child: _Child, how: str) -> None:
+        times = f" {child.failed_starts} times" if child.failed_starts > 1 else ""
+        self._failure = self._failure or LaunchError(
+            f"{child.name} {how} at its start{times}; the end of {child.log.path}:\n{child.log.tail()}"
+        )
+        self._changed.notify_all()

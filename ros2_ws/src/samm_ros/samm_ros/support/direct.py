@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Subscriptions for the cycle's topics, served past rclpy's executor.
+
+An executor of rclpy builds anew, for every message, a wait on all that all of its nodes have: timers, services, parameters,
+QoS events. With three nodes that is a millisecond a hop, and a cycle has five. Here a thread waits for one subscription.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+
+# How late the thread may notice that its context is gone; of its own end it is told.
+_CHECK_NS = 500_000_000
+
+
+class _NotTheExecutors(CallbackGroup):
+    """A group whose callbacks no executor takes, because a DirectSubscription does."""
+
+    def __init__(self, subscription: DirectSubscription) -> None:
+        super().__init__()
+        self.subscription = subscription
+
+    def can_execute(self, entity: object) -> bool:
+        return False
+
+    def begin_execution(self, entity: object) -> bool:
+        return False
+
+    def end_execution(self, entity: object) -> None:
+        return
+
+
+class DirectSubscription:
+    """Calls `callback` with each message, on a thread of its own: what it shares with other callbacks needs a lock.
+
+    An exception of the callback is logged, and the next message served.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        message_type: type,
+        topic: str,
+        callback: Callable[[object], None],
+        qos: QoSProfile,
+    ) -> None:
+        self._node = node
+        self._callback = callback
+        self._closed = False
+        self._depth = qos.depth
+        with node.context.handle:
+            self._wake = rclpy_implementation.GuardCondition(node.context.handle)
+        self._subscription = node.create_subscription(
+            message_type, topic, callback, qos, callback_group=_NotTheExecutors(self)
+        )
+        self._thread = threading.Thread(target=self._serve, name=topic, daemon=True)
+        self._thread.start()
+
+    def destroy(self) -> None:
+        """No callback is running or will run after this, unless it is called from one."""
+        if self._closed:
+            return
+        self._closed = True
+        self._wake.trigger_guard_condition()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        self._node.destroy_subscription(self._subscription)
+        self._wake.destroy_when_not_in_use()
+
+    def _serve(self) -> None:
+        context, handle = self._node.context, self._subscription.handle
+        try:
+            with context.handle:
+                wait_set = rclpy_implementation.WaitSet(1, 1, 0, 0, 0, 0, context.handle)
+            while not self._closed and context.ok():
+                with context.handle, handle, self._wake:
+                    wait_set.clear_entities()
+                    wait_set.add_subscription(handle)
+                    wait_set.add_guard_condition(self._wake)
+                    wait_set.wait(_CHECK_NS)
+                    taken = self._take(handle)
+                # Nothing, where the time ran out.
+                if taken and not self._closed:
+                    self._call(taken)
+        except (rclpy_implementation.InvalidHandle, rclpy_implementation.RCLError):
+            # A destroyed node's handle, or a context that is shut down, ends the thread; anything else must be noticed.
+            if not self._closed and context.ok():
+                raise
+
+    def _take(self, handle: object) -> object:
+        taken = handle.take_message(self._subscription.msg_type, False)
+        return taken and taken[0]
+
+    def _call(self, message: object) -> None:
+        try:
+            self._callback(message)
+        except Exception as error:
+            if self._node.context.ok():
+                self._node.get_logger().error(f"{self._thread.name}: {type(error).__name__}: {error}")
+
+
+class BatchSubscription(DirectSubscription):
+    """A DirectSubscription whose callback gets a list: what has come since it was called last, the oldest first."""
+
+    def _take(self, handle: object) -> list[object]:
+        taken = []
+        # No more than fits, or a flood would never be worked on.
+        while len(taken) < self._depth and (message := super()._take(handle)):
+            taken.append(message)
+        return taken
+
+
+def close_all(node: Node) -> None:
+    """Destroy the DirectSubscriptions of a node, before the node itself: their threads wait for it in C++."""
+    for subscription in list(node.subscriptions):
+        group = subscription.callback_group
+        if isinstance(group, _NotTheExecutors):
+            group.subscription.destroy()
+
+
+def exclusive(method: Callable) -> Callable:
+    """A method that runs under its object's `_lock`: one at a time of those that share state."""
+
+    @functools.wraps(method)
+    def locked(self: object, *arguments: object) -> object:
+        with self._lock:
+            return method(self, *arguments)
+
+    return locked

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A publisher that numbers what it sends, so that a subscriber can count what is lost."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from samm_msgs.msg import SliceMask, SliceRequest
+
+from .. import conversions, topics
+
+Message = TypeVar("Message")
+
+
+def stamped(node: Node, message: Message, frame_id: str = topics.FRAME_ID) -> Message:
+    """`message`, with its header stamped in ROS time and its frame named."""
+    message.header.stamp = node.get_clock().now().to_msg()
+    message.header.frame_id = frame_id
+    return message
+
+
+class NumberedPublisher:
+    """Sends what `to_msg(value, sequence, stamp)` makes of a value, with whose sequence it is. Thread-safe."""
+
+    def __init__(
+        self,
+        node: Node,
+        message_type: type,
+        topic: str,
+        qos: QoSProfile,
+        to_msg: Callable[[Any, int, Any], Any],
+    ) -> None:
+        self._clock = node.get_clock()
+        self._publisher = node.create_publisher(message_type, topic, qos)
+        self._to_msg = to_msg
+        self._sequence = itertools.count(1)
+        # A process that is started again counts from 1 again: the mark tells the two sequences apart.
+        self._identity = f"{node.get_fully_qualified_name()} {uuid.uuid4().hex[:8]}"
+        # Numbered and sent under one lock, so that a gap in the numbers is a loss and nothing else.
+        self._lock = threading.Lock()
+
+    def publish(self, value: object) -> int:
+        """Send `value`; the nanoseconds of CLOCK_MONOTONIC at which it was handed over.
+
+        Taken before the hand-over: after it, the receiver may already have stamped an event of its own.
+        """
+        with self._lock:
+            message = self._to_msg(value, next(self._sequence), self._clock.now().to_msg())
+            message.header.frame_id = topics.FRAME_ID
+            if hasattr(message, "publisher"):
+                message.publisher = self._identity
+            handed_over_ns = time.monotonic_ns()
+            self._publisher.publish(message)
+        return handed_over_ns
+
+
+def request_publisher(node: Node, topic: str) -> NumberedPublisher:
+    """Sends Requests; the newest of each client wins."""
+    return NumberedPublisher(node, SliceRequest, topic, topics.OF_ALL_CLIENTS, conversions.request_to_msg)
+
+
+def answer_publisher(node: Node, topic: str) -> NumberedPublisher:
+    """Sends Answers; the newest of each client wins."""
+    return NumberedPublisher(node, SliceMask, topic, topics.OF_ALL_CLIENTS, conversions.answer_to_msg)

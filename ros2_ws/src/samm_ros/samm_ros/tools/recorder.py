@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records a running graph's topics into a bag, as `ros2 bag record` does where ROS is installed.
+
+In: the topics of RECORDED, as bytes: nothing is decoded.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
+from samm_msgs import msg
+
+from samm_core.latency.bag import BagWriter, Topic
+from samm_core.latency.definitions import definition_of
+from samm_core.latency.events import Task
+
+from .. import topics
+
+FLUSH_S = 0.25
+# The graph's own readers want the newest alone, a recording wants all: on a busy machine it reads seconds late, and a
+# client may publish a thousand prompts per second.
+_DEPTH = 10_000
+
+# Not the overlay: recordings hold no pixels.
+RECORDED = {
+    topics.TASK_EVENTS: (msg.TaskEvent, topics.EVENTS),
+    topics.PROMPTS: (msg.Prompt, topics.OF_ALL_CLIENTS),
+    topics.SLICE_REQUESTS: (msg.SliceRequest, topics.OF_ALL_CLIENTS),
+    topics.ACCEPTED_REQUESTS: (msg.SliceRequest, topics.OF_ALL_CLIENTS),
+    topics.MASKS: (msg.SliceMask, topics.OF_ALL_CLIENTS),
+    topics.RECEIVED_MASKS: (msg.SliceMask, topics.OF_ALL_CLIENTS),
+    topics.VOLUME_INFO: (msg.VolumeInfo, topics.LATCHED),
+    topics.VOLUMES: (msg.VolumeList, topics.LATCHED),
+    topics.MODEL_INFO: (msg.ModelInfo, topics.LATCHED),
+    topics.EMBEDDING_STATUS: (msg.EmbeddingStatus, topics.LATCHED),
+    topics.SEGMENTATION_STATUS: (msg.SegmentationStatus, topics.LATCHED),
+}
+
+
+class Recorder(Node):
+    """Writes what it hears, and flushes it to the disk four times a second."""
+
+    def __init__(self, writer: BagWriter, **node_arguments: object) -> None:
+        super().__init__("recorder", **node_arguments)
+        self._writer = writer
+        self._subscriptions_of: dict[str, Subscription] = {}
+        for name, (kind, qos) in RECORDED.items():
+            topic = self.resolve_topic_name(name)
+            type_name, definition = definition_here(kind)
+            writer.add(Topic(topic, type_name, definition, qos_text(qos)))
+            deep = QoSProfile(
+                reliability=qos.reliability,
+                durability=qos.durability,
+                history=HistoryPolicy.KEEP_LAST,
+                depth=_DEPTH,
+            )
+            self._subscriptions_of[name] = self.create_subscription(
+                kind, name, functools.partial(self._write, topic), deep, raw=True
+            )
+        # ROS time may stand still, or not run at all.
+        self.create_timer(FLUSH_S, writer.flush, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def hears_graph(self) -> bool:
+        """Whether every task's events and every node's topics reach it by now: discovery takes a moment."""
+        tasks = self._subscriptions_of[topics.TASK_EVENTS].get_publisher_count()
+        return tasks >= len(Task) and all(
+            subscription.get_publisher_count() >= max(1, self.count_publishers(name))
+            for name, subscription in self._subscriptions_of.items()
+            if name != topics.PROMPTS
+        )
+
+    def _write(self, topic: str, data: bytes) -> None:
+        self._writer.write(topic, data, time.time_ns())
+
+
+def definition_here(kind: type) -> tuple[str, str]:
+    """The name of a message type of this release and its definition, with all that it uses."""
+    type_name = f"samm_msgs/msg/{kind.__name__}"
+    return type_name, definition_of(type_name, lambda package: Path(get_package_share_directory(package)))
+
+
+def qos_text(qos: QoSProfile) -> str:
+    """A profile as rosbag2 keeps it in a bag: YAML, a list of one, infinite where the graph sets no time."""
+    infinite = "{sec: 9223372036, nsec: 854775807}"
+    reliability = "reliable" if qos.reliability == ReliabilityPolicy.RELIABLE else "best_effort"
+    latched = qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
+    return (
+        f"- {{history: keep_last, depth: {qos.depth}, reliability: {reliability}, "
+        f"durability: {'transient_local' if latched else 'volatile'}, deadline: {infinite}, lifespan: {infinite}, "
+        f"liveliness: automatic, liveliness_lease_duration: {infinite}, avoid_ros_namespace_conventions: false}}\n"
+    )
