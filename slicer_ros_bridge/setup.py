@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name="slicer_ros_bridge",
     version="0.1.0",
-    packages=["slicer_ros_bridge"],
+    packages=find_packages(include=["slicer_ros_bridge*"]),
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/slicer_ros_bridge"]),
         ("share/slicer_ros_bridge", ["package.xml"]),
@@ -15,5 +15,5 @@ setup(
     maintainer_email="maintainers@samm-ros.dev",
     description="Relays between the samm_ros graph and 3D Slicer over ZeroMQ.",
     license="Apache-2.0",
-    entry_points={"console_scripts": ["slicer_bridge = slicer_ros_bridge.bridge:main"]},
+    entry_points={"console_scripts": ["slicer_bridge = samm_ros.start:slicer_bridge"]},
 )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""slicer_bridge: relays between the graph and 3D Slicer over ZeroMQ; see graph_link.py for its topics and services.
+"""slicer_bridge: relays between the node graph and 3D Slicer over ZeroMQ; node_graph.py has its topics and services.
 
-Speaks IPP/2 (docs/ipp.md) on `port` and the SAMM extension's protocol, release 1.1, on `samm_port`.
+Two doors: IPP/2 (docs/understand/ipp.md) on `port`, and the SAMM extension's protocol, release 1.1, on `samm_port`.
 Parameters: address, port, samm_port, keys_folder, folder, save_folder
 """
 
@@ -10,33 +10,30 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
+from rclpy.logging import get_logger
 from rclpy.node import Node
-from samm_msgs.msg import EmbeddingStatus, ModelInfo
 
-from samm_ros.cycle import Answer
-from samm_ros.errors import SammError
-from samm_ros.nodes import parameters, process
-from samm_ros.nodes.diagnostics import Diagnostics
-from samm_ros.nodes.wire import LoadedVolume
-from samm_ros.trace import TaskEvent
+from samm_core import ipp
+from samm_core.errors import SammError
+from samm_ros.support import parameters, process
+from samm_ros.support.diagnostics import Diagnostics
 
-from . import curve, ipp
-from .graph_link import GraphLink
-from .ipp_server import IppServer
-from .samm_graph import SammGraph
-from .samm_protocol import MAX_FRAME_BYTES, SammSession
+from . import curve
+from .doors.ipp.server import IppServer
+from .doors.samm11.actions import GraphSammActions
+from .doors.samm11.server import MAX_FRAME_BYTES, SammServer
+from .node_graph import NodeGraph
 from .sockets import Endpoint, SocketThread
 from .volumes import VolumeStore
+from .worker import Worker
 
 IPP, SAMM = "IPP/2", "SAMM"
 
 
 class SlicerBridge(Node):
-    """The sockets' thread owns all state; the executor's thread only posts to it."""
+    """Puts the parts together; doors/ipp/server.py says which thread calls what."""
 
     def __init__(self) -> None:
         super().__init__("slicer_bridge")
@@ -67,33 +64,34 @@ class SlicerBridge(Node):
         )
         curve.require_safe(address, keys_folder)
         self._store = VolumeStore(Path(folder) if folder else _memory_folder(self.get_namespace(), port))
-        self._work = ThreadPoolExecutor(1, "volumes")
         self._diagnostics = Diagnostics(self, self._readings)
+        problem = self._diagnostics.problem
         endpoints = [Endpoint(IPP, address, port, keys_folder, ipp.MAX_BUFFER_BYTES, self._on_ipp)]
         if samm_port >= 0:
             # The published extension knows no keys: it is served on this computer alone.
-            endpoints.append(Endpoint(SAMM, "127.0.0.1", samm_port, "", MAX_FRAME_BYTES, self._on_samm))
+            endpoints.append(
+                Endpoint(SAMM, "127.0.0.1", samm_port, "", MAX_FRAME_BYTES, self._on_samm, answers_http=True)
+            )
         self._sockets = SocketThread(endpoints, self._tick, self.get_logger().info)
-        problem = self._diagnostics.problem
-        link = GraphLink(self, self)
+        self._worker = Worker(self._sockets.post)
+        self._graph = NodeGraph(self, self._sockets.post)
         self._ipp = IppServer(
-            link,
+            self._graph,
             self._store,
             Path(save_folder).expanduser(),
+            self._worker,
             lambda identity, frames: self._sockets.send(IPP, identity, frames),
-            self._sockets.post,
-            self._work,
             problem,
         )
-        self._samm_graph = SammGraph(
-            link, self._store, self._ipp.pending, self._sockets.post, self._work, problem
-        )
-        self._samm = SammSession(self._samm_graph, problem)
+        self._samm_actions = GraphSammActions(self._graph, self._store, self._worker, problem)
+        self._samm = SammServer(self._samm_actions, problem)
+        self._graph.listen(self._ipp)
+        self._graph.listen(self._samm_actions)
         self._sockets.start()
 
     def destroy_node(self) -> None:
         self._sockets.close()
-        self._work.shutdown(cancel_futures=True)
+        self._worker.close()
         self._store.clear()
         super().destroy_node()
 
@@ -112,31 +110,12 @@ class SlicerBridge(Node):
         self._samm.handle(frames[len(envelope) :], reply)
 
     def _tick(self) -> None:
+        self._graph.tick()
         self._ipp.tick()
-        self._samm_graph.tick()
+        self._samm_actions.tick()
 
-    def _readings(self) -> dict[str, object]:
-        return {"Slicers": ", ".join(self._ipp.slicers) or "none", "messages dropped": self._sockets.dropped}
-
-    # What the graph says, on the executor's thread.
-
-    def on_answer(self, answer: Answer) -> None:
-        self._sockets.post(lambda: self._ipp.on_answer(answer))
-
-    def on_cycles(self, cycles: dict[str, tuple[int, int]]) -> None:
-        self._sockets.post(lambda: self._ipp.on_cycles(cycles))
-
-    def on_volume(self, volume: LoadedVolume | None) -> None:
-        self._sockets.post(lambda: self._ipp.on_volume(volume))
-
-    def on_model(self, model: ModelInfo) -> None:
-        self._sockets.post(lambda: self._ipp.on_model(model))
-
-    def on_embedding(self, status: EmbeddingStatus) -> None:
-        self._sockets.post(lambda: self._ipp.on_embedding(status))
-
-    def on_event(self, event: TaskEvent) -> None:
-        self._sockets.post(lambda: self._ipp.on_event(event))
+    def _readings(self) -> dict[str, str | int]:
+        return {"Slicers": ", ".join(self._ipp.names) or "none", "messages dropped": self._sockets.dropped}
 
 
 def _memory_folder(namespace: str, port: int) -> Path:
@@ -148,10 +127,13 @@ def _memory_folder(namespace: str, port: int) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "samm_ros" / name
 
 
-def main() -> Any:
+def main() -> None:
+    """Run the node until a signal; a SammError at its start is logged, and the process ends with 1."""
     with process.ros():
         try:
             node = SlicerBridge()
         except SammError as error:
-            sys.exit(f"slicer_bridge: {error}")
+            # As a node logs: `samm up` shows these lines.
+            get_logger("slicer_bridge").fatal(str(error))
+            sys.exit(1)
         process.spin(node)

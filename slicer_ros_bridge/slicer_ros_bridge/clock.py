@@ -5,18 +5,21 @@ from __future__ import annotations
 
 from collections import deque
 
-# The offset of the quickest of the newest exchanges is taken: its error is at most half its round trip.
-KEPT = 16
+# So many exchanges are compared, and the quickest gives the offset: its error is at most half its round trip.
+MEASUREMENTS = 16
 
 
 class ClockOffset:
     """How far the other side's clock is behind ours; after RFC 5905 (NTP), section 8."""
 
     def __init__(self) -> None:
-        self._measured: deque[tuple[int, int]] = deque(maxlen=KEPT)
+        self._measured: deque[tuple[int, int]] = deque(maxlen=MEASUREMENTS)
 
     def exchange(self, sent_ns: int, received_ns: int, returned_ns: int, got_ns: int) -> None:
-        """We sent (our clock), they received and returned (theirs), we got it back (ours). Impossible ones are left out."""
+        """We sent (our clock), they received and returned (theirs), we got it back (ours); nanoseconds.
+
+        Stamps that cannot be are left out.
+        """
         round_trip_ns = (got_ns - sent_ns) - (returned_ns - received_ns)
         if round_trip_ns >= 0 and returned_ns >= received_ns:
             offset_ns = ((sent_ns - received_ns) + (got_ns - returned_ns)) // 2

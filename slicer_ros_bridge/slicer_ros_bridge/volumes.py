@@ -9,19 +9,19 @@ import os
 import shutil
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from samm_ros.errors import VolumeError
-from samm_ros.geometry import VolumeGeometry
-from samm_ros.volume import MAX_VOXELS
+from samm_core.errors import VolumeError
+from samm_core.geometry import VolumeGeometry
+from samm_core.sources.volume import MAX_VOXELS
 
-# Of what is not loaded, the oldest goes beyond this.
-KEPT_BYTES = 4 << 30
+# Beyond this the oldest files are deleted, but not the one that is loaded.
+MAX_STORED_BYTES = 4 << 30
 _COPY_BYTES = 1 << 24
 # NRRD's names of NumPy's types.
 _NRRD_TYPES = {
@@ -38,7 +38,10 @@ _NRRD_TYPES = {
 
 @dataclass(frozen=True, eq=False)
 class VolumeDescription:
-    """What a client says of its voxels. key: BLAKE2b of 16 bytes, hexadecimal, of the voxels, little-endian, (K, J, I[, 3]).
+    """What a client says of its voxels.
+
+    key: BLAKE2b of 16 bytes, hexadecimal, of the voxels, little-endian, (K, J, I) or (K, J, I, 3). components: 1, or 3
+    for RGB. ijk_to_ras: (4, 4) float64, voxel centres to millimetres.
 
     Raises VolumeError for a geometry that is none, a type or key that there is not, and more than MAX_VOXELS.
     """
@@ -67,6 +70,7 @@ class VolumeDescription:
 
     @property
     def nbytes(self) -> int:
+        """Of the voxels."""
         return math.prod(self.shape_kji) * self.components * np.dtype(self.dtype).itemsize
 
     @property
@@ -99,7 +103,7 @@ class VolumeDescription:
 
 
 class VolumeStore:
-    """A folder of volumes by content, readable by this user alone. What a client left half sent can be gone on with.
+    """A folder of volumes by content, readable by this user alone. An upload that was cut can go on where it was.
 
     Not thread-safe; two calls for different volumes may run side by side.
     """
@@ -152,13 +156,16 @@ class VolumeStore:
         return True
 
     def finish(self, description: VolumeDescription) -> Path:
-        """What came over the wire is whole: the file. Raises VolumeError when it is not what the key says, and forgets it."""
+        """The file of a volume that came over the wire, now whole.
+
+        Raises VolumeError when the key is another's; what came is then deleted.
+        """
         with _writing(description), self._part(description).open("rb") as part:
             part.seek(len(description.nrrd_header()))
             digest = hashlib.blake2b(digest_size=16)
             for block in iter(lambda: part.read(_COPY_BYTES), b""):
                 digest.update(block)
-        return self._keep(description, digest.hexdigest())
+        return self._put_in_place(description, digest.hexdigest())
 
     def take(self, description: VolumeDescription, file: str) -> Path:
         """Take in voxels that a client on this host wrote to `incoming`, and delete them there.
@@ -195,26 +202,26 @@ class VolumeStore:
                         left -= len(block)
         finally:
             path.unlink(missing_ok=True)
-        return self._keep(description, digest.hexdigest())
+        return self._put_in_place(description, digest.hexdigest())
 
     def discard(self, file: str) -> None:
         """Delete what a client wrote to `incoming` in vain; raises VolumeError for anything but a bare name."""
         self._offered(file).unlink(missing_ok=True)
 
     def put(self, description: VolumeDescription, voxels_kji: np.ndarray) -> Path:
-        """Take in voxels of this process."""
+        """Take in voxels of this process; the file. Raises VolumeError when there is no room for them."""
         with _writing(description), self._part(description).open("wb") as part:
             part.write(description.nrrd_header())
             part.write(np.ascontiguousarray(voxels_kji).data)
-        return self._keep(description, description.key)
+        return self._put_in_place(description, description.key)
 
-    def evict(self, loaded: Path | None) -> None:
-        """Delete the oldest files beyond KEPT_BYTES, never the loaded one."""
+    def evict(self, loaded: Collection[Path]) -> None:
+        """Delete the oldest files beyond MAX_STORED_BYTES, never those that are loaded."""
         files = sorted(self._files(), key=lambda path: path.stat().st_mtime, reverse=True)
-        left = KEPT_BYTES
+        left = MAX_STORED_BYTES
         for path in files:
             left -= path.stat().st_size
-            if left < 0 and path != loaded:
+            if left < 0 and path not in loaded:
                 path.unlink(missing_ok=True)
 
     def clear(self) -> None:
@@ -235,7 +242,7 @@ class VolumeStore:
     def _part(self, description: VolumeDescription) -> Path:
         return self.folder / f"{description.file_name}.part"
 
-    def _keep(self, description: VolumeDescription, key: str) -> Path:
+    def _put_in_place(self, description: VolumeDescription, key: str) -> Path:
         part, path = self._part(description), self.folder / description.file_name
         if key != description.key:
             part.unlink(missing_ok=True)

@@ -4,60 +4,31 @@
 from __future__ import annotations
 
 import logging
-from typing import Optional
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import qt
 import slicer
 import vtk
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
-from SlicerIPPLib.logic import PLANES, SlicerIPPLogic
+from SlicerIPPLib.client_events import BridgeState
+from SlicerIPPLib.i18n import tr as _
+from SlicerIPPLib.logic import SegmentationLogic
+from SlicerIPPLib.markups import add_box, add_points
+from SlicerIPPLib.panel import Panel
+from SlicerIPPLib.parameters import DEFAULT_ADDRESS, Parameters
+from SlicerIPPLib.scripting import plane_named, points_node, roi_node, segment_slice
+from SlicerIPPLib.segment_writer import SegmentWriter
+from SlicerIPPLib.view import PLANES
 
-HELP = """
-Segment CT, MR and ultrasound by marking: place points or draw a box on a slice, and the mask follows while you drag.<br>
-The masks are computed by the <a href="https://github.com/samm-ros/samm_ros">samm_ros</a> graph on this or another computer:
-start it there with <tt>./samm up</tt>, then press <b>Connect</b>.<br>
-No data at hand? Press <b>Download sample</b> for Slicer's MRHead.<br><br>
-Keys, while this module is shown: <b>S</b> segment now, <b>L</b> live on or off, <b>E</b> freeze the slice, <b>P</b> place a positive point,
-<b>N</b> a negative one, <b>X</b> draw a box, <b>Z</b> undo, <b>Y</b> redo, <b>Esc</b> stop a run.
-"""
-THANKS = """
-After the system of <i>SAMM (Segment Any Medical Model): A 3D Slicer Integration to SAM</i>, arXiv 2304.05622, and of 3D Slicer's
-community. Not a medical device.
-"""
-
-# Of a box that is made for the user, in the shown slice.
-BOX_SHARE = 0.4
-
-# The controls that act, by the key of the logic's reasons: disabled with the reason as their tooltip.
-CONTROLS = {
-    "connect": ("connectButton",),
-    "disconnect": ("disconnectButton",),
-    "test": ("testButton",),
-    "model": ("modelComboBox",),
-    "load": ("loadButton",),
-    "window": ("windowPresetComboBox",),
-    "positive": ("positiveSelector", "positivePlaceWidget"),
-    "negative": ("negativeSelector", "negativePlaceWidget"),
-    "box": ("boxSelector", "boxButton"),
-    "roi": ("roiSelector",),
-    "live": ("liveCheckBox",),
-    "prompt": ("promptButton",),
-    "freeze": ("freezeButton",),
-    "propagate": ("propagateButton", "propagateSpinBox"),
-    "segment_roi": ("segmentRoiButton",),
-    "stop": ("stopButton",),
-    "embed": ("embedButton",),
-    "cancel_embed": ("cancelEmbedButton",),
-    "undo": ("undoButton",),
-    "redo": ("redoButton",),
-    "add_segment": ("addSegmentButton",),
-}
 SHORTCUTS = {
     "S": "promptButton",
     "L": "liveCheckBox",
@@ -67,60 +38,117 @@ SHORTCUTS = {
     "Y": "redoButton",
     "Esc": "stopButton",
 }
-TASKS = ("SND_INF", "RCV_INF", "CPL_INF", "RCV_MSK", "APL_MSK", "total")
-STATES = {
-    "disconnected": "not connected",
-    "connecting": "connecting …",
-    "connected": "connected",
-    "lost": "lost; looking for it …",
-}
+
+
+def help_text() -> str:
+    return _(
+        "Segment CT, MR and ultrasound by marking: place points or draw a box on a slice, and the mask follows while you "
+        "drag.<br>\n"
+        'The masks are computed by the <a href="https://github.com/samm-ros/samm_ros">samm_ros</a> graph on this or '
+        "another computer: start it there with <tt>./samm up</tt>, then press <b>Connect</b>.<br>\n"
+        "No data at hand? Press <b>Download sample</b> for Slicer's MRHead.<br><br>\n"
+        "Keys, while this module is shown: <b>S</b> segment now, <b>L</b> live on or off, <b>E</b> freeze the slice, "
+        "<b>P</b> place a positive point, <b>N</b> a negative one, <b>X</b> draw a box, <b>Z</b> undo, <b>Y</b> redo, "
+        "<b>Esc</b> stop a run."
+    )
+
+
+def acknowledgement_text() -> str:
+    return _(
+        "After the system of <i>SAMM (Segment Any Medical Model): A 3D Slicer Integration to SAM</i>, arXiv 2304.05622, "
+        "and of 3D Slicer's community. Not a medical device."
+    )
 
 
 @parameterNodeWrapper
-class SlicerIPPParameterNode:
-    """What the user chooses, saved with the scene; SlicerIPPLib.parameters.Parameters has the same names."""
-
-    address: str = "tcp://127.0.0.1:8800"
-    keys_folder: str = ""
-    volume: Optional[slicer.vtkMRMLScalarVolumeNode] = None  # noqa: UP045 (read at run time, by Python 3.9 too)
-    segmentation: Optional[slicer.vtkMRMLSegmentationNode] = None  # noqa: UP045
-    segment_id: str = ""
-    positive: Optional[slicer.vtkMRMLMarkupsFiducialNode] = None  # noqa: UP045
-    negative: Optional[slicer.vtkMRMLMarkupsFiducialNode] = None  # noqa: UP045
-    box: Optional[slicer.vtkMRMLMarkupsROINode] = None  # noqa: UP045
-    roi: Optional[slicer.vtkMRMLMarkupsROINode] = None  # noqa: UP045
-    view: str = "Red"
-    live: bool = True
-    remove_holes: bool = False
-    remove_islands: bool = False
-    propagate_slices: int = 5
+class SlicerIPPParameterNode(Parameters):
+    """The parameters, saved with the scene."""
 
 
 class SlicerIPP(ScriptedLoadableModule):
     """The module, as Slicer lists it."""
 
-    def __init__(self, parent: object) -> None:
+    def __init__(self, parent: Any) -> None:
         ScriptedLoadableModule.__init__(self, parent)
         parent.title = "Slicer-IPP"
-        parent.categories = ["Segmentation"]
+        parent.categories = [_("Segmentation")]
         parent.dependencies = ["Markups", "Segmentations", "Volumes"]
         parent.contributors = ["samm_ros contributors"]
-        parent.helpText = HELP
-        parent.acknowledgementText = THANKS
+        parent.helpText = help_text()
+        parent.acknowledgementText = acknowledgement_text()
+
+
+class SlicerIPPLogic(ScriptedLoadableModuleLogic):
+    """For the widget: the Qt-free logic over this scene's parameter node. For Slicer's Python console: process()."""
+
+    def __init__(self) -> None:
+        ScriptedLoadableModuleLogic.__init__(self)
+        self.parameters: SlicerIPPParameterNode | None = None
+        self.segmentation: SegmentationLogic | None = None
+
+    def open(self) -> SegmentationLogic:
+        """Work on this scene's parameter node from now on."""
+        self.close()
+        self.parameters = SlicerIPPParameterNode(self.getParameterNode())
+        self.segmentation = SegmentationLogic(slicer.mrmlScene, self.parameters, _slice_node)
+        return self.segmentation
+
+    def close(self) -> None:
+        if self.segmentation is not None:
+            self.segmentation.close()
+            self.segmentation = None
+
+    def process(
+        self,
+        inputVolume: slicer.vtkMRMLScalarVolumeNode,
+        outputSegmentation: slicer.vtkMRMLSegmentationNode | None = None,
+        segmentId: str = "",
+        positivePoints: Any = None,
+        negativePoints: Any = None,
+        box: Any = None,
+        plane: str = "axial",
+        sliceIndex: int | None = None,
+        address: str = DEFAULT_ADDRESS,
+        keysFolder: str = "",
+        timeoutSeconds: float = 120.0,
+    ) -> tuple[slicer.vtkMRMLSegmentationNode, str]:
+        """Segment one slice, without the panel. Returns the segmentation and the id of the segment that was written.
+
+        positivePoints, negativePoints: a markups node, or rows of R, A, S in millimetres. box: a ROI node, or two
+        opposite corners in RAS. plane: axial, coronal or sagittal. sliceIndex: None takes the slice on which the first
+        positive point, or the box's centre, lies. A segmentation and a segment are made when none is given.
+        Blocks for at most timeoutSeconds. Raises SammError (samm_core.errors) with a sentence that says what to do;
+        no voxel was written then.
+
+        >>> logic = slicer.util.getModuleLogic("SlicerIPP")
+        >>> segmentation, segmentId = logic.process(volume, positivePoints=[[12.0, -30.5, 44.0]])
+        """
+        parameters = Parameters(
+            address=address,
+            keys_folder=keysFolder,
+            volume=inputVolume,
+            segmentation=outputSegmentation,
+            segment_id=segmentId,
+            positive=points_node(positivePoints),
+            negative=points_node(negativePoints),
+            box=roi_node(box),
+        )
+        segment_id = segment_slice(
+            slicer.mrmlScene, parameters, plane_named(plane), sliceIndex, timeoutSeconds
+        )
+        return parameters.segmentation, segment_id
 
 
 class SlicerIPPWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """Shows the logic's state and passes on what is pressed. Nothing here waits, and nothing polls."""
+    """Passes on what is pressed; the panel shows what comes of it. Nothing here waits, and nothing polls."""
 
-    def __init__(self, parent: Optional[object] = None) -> None:  # noqa: UP045
+    def __init__(self, parent: Any = None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
-        self.logic: Optional[SlicerIPPLogic] = None  # noqa: UP045
-        self._parameters = None
-        self._gui_tag = None
-        self._notifier = None
-        self._shortcuts: list = []
-        self._tooltips: dict[str, str] = {}
+        self.logic: SlicerIPPLogic | None = None
+        self._gui_tag: int | None = None
+        self._notifier: qt.QSocketNotifier | None = None
+        self._shortcuts: list[qt.QShortcut] = []
 
     def setup(self) -> None:
         ScriptedLoadableModuleWidget.setup(self)
@@ -128,17 +156,16 @@ class SlicerIPPWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(widget)
         self.ui = slicer.util.childWidgetVariables(widget)
         widget.setMRMLScene(slicer.mrmlScene)
-        self._tooltips = {
-            name: getattr(self.ui, name).toolTip for names in CONTROLS.values() for name in names
-        }
+        self.logic = SlicerIPPLogic()
+        self._panel = Panel(self.ui)
         self._connect_controls()
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, lambda *_: self._use_parameters())
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, lambda *_: self._use_parameters())
-        self._use_parameters()
+        for event in (slicer.mrmlScene.EndCloseEvent, slicer.mrmlScene.EndImportEvent):
+            self.addObserver(slicer.mrmlScene, event, self._on_scene)
+        self._open()
 
     def cleanup(self) -> None:
         self.removeObservers()
-        self._drop_logic()
+        self._close()
         self.exit()
 
     def enter(self) -> None:
@@ -151,51 +178,60 @@ class SlicerIPPWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._add_shortcut("N", lambda: self._place("negative"))
 
     def exit(self) -> None:
+        """Another module is shown: its keys are Slicer's own again."""
         for shortcut in self._shortcuts:
             shortcut.setParent(None)
             shortcut.deleteLater()
         self._shortcuts = []
 
-    def _add_shortcut(self, key: str, act: object) -> None:
+    def _add_shortcut(self, key: str, act: Callable[[], None]) -> None:
         shortcut = qt.QShortcut(qt.QKeySequence(key), slicer.util.mainWindow())
         shortcut.connect("activated()", act)
         self._shortcuts.append(shortcut)
 
     # The parameter node and the logic over it.
 
-    def _use_parameters(self) -> None:
-        """Work on this scene's parameter node; the scene may have been closed or another one loaded."""
-        if self._parameters is not None:
-            self._parameters.disconnectGui(self._gui_tag)
-            self.removeObserver(
-                self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._on_parameters
-            )
-        was_connected = self.logic is not None and self.logic.state != "disconnected"
-        self._drop_logic()
-        node = slicer.mrmlScene.GetSingletonNode(self.moduleName, "vtkMRMLScriptedModuleNode")
-        self._parameters = SlicerIPPParameterNode(node or _parameter_node(self.moduleName))
-        self.logic = SlicerIPPLogic(slicer.mrmlScene, self._parameters, _slice_node)
-        self.logic.changed.append(self._on_changed)
-        self._notifier = qt.QSocketNotifier(self.logic.fileno(), qt.QSocketNotifier.Read)
-        self._notifier.connect("activated(int)", lambda _: self.logic.process_events())
-        self._gui_tag = self._parameters.connectGui(self.ui)
-        self.addObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._on_parameters)
-        for what in ("connection", "model", "embedding", "latency", "mask", "segments", "log", "controls"):
-            self._on_changed(what)
+    @property
+    def _parameters(self) -> SlicerIPPParameterNode:
+        return self.logic.parameters
+
+    @property
+    def _segmentation(self) -> SegmentationLogic:
+        return self.logic.segmentation
+
+    def _on_scene(self, caller: Any, event: str) -> None:
+        """The scene was closed, or another one was loaded."""
+        was_connected = self._segmentation.state.bridge != BridgeState.DISCONNECTED
+        self._open()
         if was_connected:
             self._connect()
 
-    def _drop_logic(self) -> None:
+    def _open(self) -> None:
+        """Work on this scene's parameter node."""
+        self._close()
+        segmentation = self.logic.open()
+        self._notifier = qt.QSocketNotifier(segmentation.fileno(), qt.QSocketNotifier.Read)
+        self._notifier.connect("activated(int)", lambda _number: segmentation.process_events())
+        self._gui_tag = self._parameters.connectGui(self.ui)
+        self.addObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._on_parameters)
+        self._panel.show(segmentation)
+
+    def _close(self) -> None:
+        if self._parameters is not None and self._gui_tag is not None:
+            self._parameters.disconnectGui(self._gui_tag)
+            self._gui_tag = None
+            self.removeObserver(
+                self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._on_parameters
+            )
         if self._notifier is not None:
             self._notifier.setEnabled(False)
             self._notifier = None
         if self.logic is not None:
             self.logic.close()
-            self.logic = None
 
-    def _on_parameters(self, caller: object, event: object) -> None:
-        self.logic.observe()
-        self._show_segments()
+    def _on_parameters(self, caller: Any, event: str) -> None:
+        self._segmentation.observe()
+        self._panel.show_segments()
 
     # What is pressed.
 
@@ -203,50 +239,50 @@ class SlicerIPPWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui = self.ui
         clicks = {
             ui.connectButton: self._connect,
-            ui.disconnectButton: lambda: self.logic.disconnect(),
+            ui.disconnectButton: lambda: self._segmentation.disconnect(),
             ui.testButton: self._test,
             ui.sampleButton: self._download_sample,
-            ui.loadButton: lambda: self.logic.load_volume(),
-            ui.embedButton: lambda: self.logic.embed_all(),
-            ui.cancelEmbedButton: lambda: self.logic.cancel_embed(),
+            ui.loadButton: lambda: self._segmentation.load_volume(),
+            ui.embedButton: lambda: self._segmentation.embed_all(),
+            ui.cancelEmbedButton: lambda: self._segmentation.cancel_embed(),
             ui.boxButton: self._make_box,
-            ui.promptButton: lambda: self.logic.prompt(),
-            ui.propagateButton: lambda: self.logic.propagate(ui.propagateSpinBox.value),
-            ui.segmentRoiButton: lambda: self.logic.segment_roi(),
-            ui.stopButton: lambda: self.logic.stop(),
-            ui.undoButton: lambda: self.logic.undo(),
-            ui.redoButton: lambda: self.logic.redo(),
-            ui.addSegmentButton: lambda: self.logic.add_segment(),
+            ui.promptButton: lambda: self._segmentation.prompt(),
+            ui.propagateButton: lambda: self._segmentation.propagate(ui.propagateSpinBox.value),
+            ui.segmentRoiButton: lambda: self._segmentation.segment_roi(),
+            ui.stopButton: lambda: self._segmentation.stop(),
+            ui.undoButton: lambda: self._segmentation.undo(),
+            ui.redoButton: lambda: self._segmentation.redo(),
+            ui.addSegmentButton: lambda: self._segmentation.add_segment(),
         }
         for button, act in clicks.items():
-            button.connect("clicked(bool)", lambda _=False, act=act: self._act(act))
-        ui.freezeButton.connect(
-            "clicked(bool)", lambda checked: self._act(lambda: self.logic.freeze(checked))
-        )
-        ui.modelComboBox.connect(
-            "textActivated(QString)", lambda name: self._act(lambda: self.logic.select_model(name))
-        )
-        ui.windowPresetComboBox.connect(
-            "textActivated(QString)", lambda name: self._act(lambda: self.logic.apply_window_preset(name))
-        )
+            button.connect("clicked(bool)", lambda _checked=False, act=act: self._act(act))
+        choices = {
+            (ui.freezeButton, "clicked(bool)"): lambda checked: self._segmentation.freeze(checked),
+            (ui.modelComboBox, "textActivated(QString)"): lambda name: self._segmentation.select_model(name),
+            (ui.windowPresetComboBox, "textActivated(QString)"): (
+                lambda name: self._segmentation.apply_window_preset(name)
+            ),
+        }
+        for (widget, signal), choose in choices.items():
+            widget.connect(signal, lambda value, choose=choose: self._act(lambda: choose(value)))
         ui.segmentsTableView.connect(
             "selectionChanged(QItemSelection,QItemSelection)", self._on_segment_selected
         )
 
     @staticmethod
-    def _act(act: object) -> None:
+    def _act(act: Callable[[], None]) -> None:
         """Whatever a press leads to, it ends in a sentence, not in a traceback alone."""
-        with slicer.util.tryWithErrorDisplay("Slicer-IPP could not do that.", waitCursor=False):
+        with slicer.util.tryWithErrorDisplay(_("Slicer-IPP could not do that."), waitCursor=False):
             act()
 
     def _connect(self) -> None:
         if _has_zmq():
-            self.logic.connect(self._parameters.address, self._parameters.keys_folder)
+            self._segmentation.connect(self._parameters.address, self._parameters.keys_folder)
 
     def _test(self) -> None:
         if _has_zmq():
-            self.ui.testLabel.text = "Trying …"
-            self.logic.test_connection(
+            self.ui.testLabel.text = _("Trying …")
+            self._segmentation.test_connection(
                 self._parameters.address, self._parameters.keys_folder, self._show_test
             )
 
@@ -259,165 +295,59 @@ class SlicerIPPWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameters.volume = SampleData.SampleDataLogic().downloadMRHead()
 
     def _make_box(self) -> None:
-        """A box in the middle of the shown slice, for the user to drag; an own one is chosen, never changed."""
-        volume, slice_node = self._parameters.volume, _slice_node(self._parameters.view)
-        if self._parameters.box is not None or volume is None or slice_node is None:
-            return
-        bounds = [0.0] * 6
-        volume.GetSliceBounds(bounds, slice_node.GetSliceToRAS())
-        matrix = slice_node.GetSliceToRAS()
-        middle = [(bounds[0] + bounds[1]) / 2, (bounds[2] + bounds[3]) / 2, 0.0, 1.0]
-        box = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Slicer-IPP box")
-        box.CreateDefaultDisplayNodes()
-        box.GetDisplayNode().SetFillVisibility(False)
-        box.SetAndObserveObjectToNodeMatrix(matrix)
-        box.SetCenterWorld(*matrix.MultiplyPoint(middle)[:3])
-        thickness = max(volume.GetSpacing())
-        box.SetSize(BOX_SHARE * (bounds[1] - bounds[0]), BOX_SHARE * (bounds[3] - bounds[2]), thickness)
-        self._parameters.box = box
+        """A box in the middle of the shown slice, for the user to drag; a box that the user has chosen stays."""
+        p, slice_node = self._parameters, _slice_node(self._parameters.view)
+        if p.box is None and p.volume is not None and slice_node is not None:
+            p.box = add_box(slicer.mrmlScene, p.volume, slice_node)
 
     def _place(self, which: str) -> None:
+        """Begin to place points; which: positive or negative."""
         widget = getattr(self.ui, f"{which}PlaceWidget")
         if not widget.enabled:
             return
         if getattr(self._parameters, which) is None:
-            points = slicer.mrmlScene.AddNewNodeByClass(
-                "vtkMRMLMarkupsFiducialNode", "P" if which == "positive" else "N"
-            )
-            points.CreateDefaultDisplayNodes()
-            points.GetDisplayNode().SetSelectedColor(*((0, 0.7, 0) if which == "positive" else (0.8, 0, 0)))
-            setattr(self._parameters, which, points)
+            setattr(self._parameters, which, add_points(slicer.mrmlScene, which == "positive"))
         widget.setCurrentNode(getattr(self._parameters, which))
         widget.setPlaceModeEnabled(True)
 
-    def _on_segment_selected(self, *_: object) -> None:
+    def _on_segment_selected(self, *_selections: Any) -> None:
         ids = self.ui.segmentsTableView.selectedSegmentIDs()
         if ids:
             self._parameters.segment_id = ids[0]
 
-    # What is shown.
 
-    def _on_changed(self, what: str) -> None:
-        show = {
-            "connection": self._show_connection,
-            "model": self._show_model,
-            "embedding": self._show_embedding,
-            "latency": self._show_latency,
-            "mask": self._show_score,
-            "segments": self._show_segments,
-            "log": self._show_log,
-            "controls": self._update_controls,
-        }.get(what)
-        if show is not None and self.logic is not None:
-            show()
-
-    def _update_controls(self) -> None:
-        for key, reason in self.logic.reasons().items():
-            for name in CONTROLS.get(key, ()):
-                widget = getattr(self.ui, name)
-                widget.enabled = not reason
-                widget.toolTip = reason or self._tooltips[name]
-        self.ui.objectionLabel.text = self.logic.objection
-        self.ui.freezeButton.checked = self.logic.is_frozen()
-        done, total = self.logic.progress
-        self.ui.runProgressBar.maximum = max(total, 1)
-        self.ui.runProgressBar.value = done
-
-    def _show_connection(self) -> None:
-        trip = self.logic.round_trip_ms
-        self.ui.stateLabel.text = STATES[self.logic.state] + (
-            "" if trip is None else f", {trip:.1f} ms there and back"
-        )
-
-    def _show_model(self) -> None:
-        combo = self.ui.modelComboBox
-        combo.clear()
-        combo.addItems(self.logic.models)
-        if self.logic.model:
-            combo.setCurrentText(self.logic.model["name"])
-            self.ui.deviceLabel.text = f"on {self.logic.model['device']}"
-        presets = self.ui.windowPresetComboBox
-        presets.clear()
-        presets.addItems(list(self.logic.window_presets))
-        presets.setCurrentIndex(-1)
-
-    def _show_embedding(self) -> None:
-        status = self.logic.embedding
-        if status is None:
-            return
-        done, total = sum(status["done"]), sum(status["total"])
-        self.ui.embeddingProgressBar.maximum = max(total, 1)
-        self.ui.embeddingProgressBar.value = done
-        rate = f", {status['rate']:.1f} a second" if status["sweeping"] else ""
-        self.ui.embeddingLabel.text = f"{done} of {total} slices are embedded{rate}"
-
-    def _show_latency(self) -> None:
-        for task in TASKS:
-            if task in self.logic.latency:
-                getattr(self.ui, f"{task}Label").text = f"{self.logic.latency[task]:.1f} ms"
-
-    def _show_score(self) -> None:
-        if self.logic.score is None:
-            self.ui.scoreLabel.text = ""
-            return
-        warning = "⚠ low: check this mask" if self.logic.low_confidence else "✓"
-        self.ui.scoreLabel.text = f"Confidence {self.logic.score:.2f} {warning}"
-        self.ui.scoreLabel.styleSheet = (
-            "color: #b35900; font-weight: bold" if self.logic.low_confidence else ""
-        )
-
-    def _show_segments(self) -> None:
-        table = self.ui.segmentsTableView
-        if table.segmentationNode() is not self._parameters.segmentation:
-            table.setSegmentationNode(self._parameters.segmentation)
-        if self._parameters.segment_id and self._parameters.segment_id not in table.selectedSegmentIDs():
-            table.setSelectedSegmentIDs([self._parameters.segment_id])
-
-    def _show_log(self) -> None:
-        self.ui.logTextEdit.setPlainText("\n".join(self.logic.log))
-        self.ui.logTextEdit.moveCursor(qt.QTextCursor.End)
-
-
-def _parameter_node(module_name: str) -> object:
-    """This module's node in the scene, made when there is none: Slicer saves it with the scene."""
-    node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScriptedModuleNode")
-    node.UnRegister(None)
-    node.SetSingletonTag(module_name)
-    node.SetModuleName(module_name)
-    node.SetName(module_name)
-    return slicer.mrmlScene.AddNode(node)
-
-
-def _slice_node(view: str) -> object:
+def _slice_node(view: str) -> slicer.vtkMRMLSliceNode | None:
     """None when the layout has no such view."""
     widget = slicer.app.layoutManager().sliceWidget(view)
     return widget.mrmlSliceNode() if widget else None
 
 
 def _has_zmq() -> bool:
-    """Whether pyzmq is there; the user is asked before it is installed into Slicer."""
+    """Whether pyzmq is there. It is installed into Slicer only when the user agrees."""
     try:
         import zmq  # noqa: F401
     except ImportError:
         if not slicer.util.confirmOkCancelDisplay(
-            "Slicer-IPP needs the Python package pyzmq (2 MB). Install it into Slicer now?"
+            _("Slicer-IPP needs the Python package pyzmq (2 MB). Install it into Slicer now?")
         ):
             return False
         try:
             slicer.util.pip_install("pyzmq")
             import zmq  # noqa: F401
-        except Exception as error:
+        except Exception as error:  # whatever pip meets, the user can install the package by hand
             logging.exception("pyzmq could not be installed")
             slicer.util.errorDisplay(
-                f"pyzmq could not be installed ({error}). In Slicer's Python console, with network: "
-                "slicer.util.pip_install('pyzmq')"
+                _(
+                    "pyzmq could not be installed ({error}). In Slicer's Python console, with network: "
+                    "slicer.util.pip_install('pyzmq')"
+                ).format(error=error)
             )
             return False
     return True
 
 
 class SlicerIPPTest(ScriptedLoadableModuleTest):
-    """Slicer's self-test: needs no graph; says which part a graph would add."""
+    """Slicer's self-test. It needs no graph, and computes no mask."""
 
     def setUp(self) -> None:
         slicer.mrmlScene.Clear(False)
@@ -429,34 +359,28 @@ class SlicerIPPTest(ScriptedLoadableModuleTest):
         self.test_every_view_shows_a_slice_of_the_volume()
 
     def test_a_mask_is_written_where_it_belongs(self) -> None:
-        import numpy as np
-        from SlicerIPPLib.segments import SegmentWriter
-
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
         segment_id = node.GetSegmentation().AddEmptySegment("", "tested")
         writer = SegmentWriter(slicer.mrmlScene)
         mask = np.zeros((6, 7), bool)
         mask[2:4, 3:5] = True
         writer.write(node, segment_id, (7, 6, 5), np.eye(4), 2, 3, mask)
-        held = writer.mask(node, segment_id, (7, 6, 5), np.eye(4), 2, 3)
-        self.assertTrue((held == mask).all())
+        written = writer.mask(node, segment_id, (7, 6, 5), np.eye(4), 2, 3)
+        self.assertTrue((written == mask).all())
         self.assertTrue(writer.undo())
         self.assertFalse(writer.mask(node, segment_id, (7, 6, 5), np.eye(4), 2, 3).any())
         self.delayDisplay("A mask is written and taken back")
 
     def test_every_view_shows_a_slice_of_the_volume(self) -> None:
-        import numpy as np
-        from SlicerIPPLib.parameters import Parameters
-
         volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
         slicer.util.updateVolumeFromArray(volume, np.zeros((20, 30, 40), np.int16))
         volume.CreateDefaultDisplayNodes()
         slicer.util.setSliceViewerLayers(background=volume, fit=True)
-        logic = SlicerIPPLogic(slicer.mrmlScene, Parameters(volume=volume), _slice_node)
+        logic = SegmentationLogic(slicer.mrmlScene, Parameters(volume=volume), _slice_node)
         try:
             for view, plane in PLANES.items():
                 logic.parameters.view = view
-                place = logic._place()
+                place = logic.shown_place()
                 self.assertEqual(place.plane, plane)
                 self.assertTrue(place.geometry.contains_slice(plane, place.index))
         finally:

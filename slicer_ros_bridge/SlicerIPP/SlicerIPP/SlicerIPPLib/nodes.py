@@ -1,26 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What MRML nodes say, as arrays: positions and matrices in the world, windows, names."""
+"""What MRML nodes hold, as arrays and text: positions and matrices in the world, windows, names."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import vtk
 
-from .shared.errors import VolumeError
-from .shared.geometry import VolumeGeometry
+from samm_core.errors import VolumeError
+from samm_core.geometry import VolumeGeometry
+
+from .i18n import tr as _
+
+if TYPE_CHECKING:
+    import slicer
+
+# The time at which a volume node's voxels were modified last, and where they lie in the node's own space.
+VoxelStamp = tuple[int, bytes]
 
 
 @functools.lru_cache(maxsize=8)
-def geometry_of(dimensions: tuple[int, int, int], ijk_to_world: bytes) -> VolumeGeometry:
-    """Made once: a drag asks for it a hundred times a second."""
+def _geometry(dimensions: tuple[int, int, int], ijk_to_world: bytes) -> VolumeGeometry:
+    # Made once: a drag asks for it a hundred times a second.
     return VolumeGeometry(dimensions, np.frombuffer(ijk_to_world).reshape(4, 4))
 
 
-def placed_points(node: Any) -> list[tuple[str, np.ndarray]]:
+def world_geometry(volume: slicer.vtkMRMLVolumeNode) -> VolumeGeometry:
+    """The volume's geometry in the world. Raises VolumeError without voxels, and for a transform that is not linear."""
+    voxels = volume.GetImageData()
+    if voxels is None:
+        raise VolumeError(_("{name} has no voxels; choose another volume.").format(name=volume.GetName()))
+    return _geometry(voxels.GetDimensions(), (to_world(volume) @ ijk_to_ras(volume)).tobytes())
+
+
+def placed_points(node: slicer.vtkMRMLMarkupsNode | None) -> list[tuple[str, np.ndarray]]:
     """The placed control points of a markups node: label and (3,) position in the world."""
     points = []
     for n in range(node.GetNumberOfControlPoints() if node else 0):
@@ -33,7 +49,7 @@ def placed_points(node: Any) -> list[tuple[str, np.ndarray]]:
     return points
 
 
-def roi_corners(roi: Any) -> np.ndarray | None:
+def roi_corners(roi: slicer.vtkMRMLMarkupsROINode | None) -> np.ndarray | None:
     """(8, 3) corners of a ROI in the world, its own rotation and transforms included; None when it is not placed."""
     if roi is None or roi.GetNumberOfDefinedControlPoints() < 1:
         return None
@@ -45,7 +61,7 @@ def roi_corners(roi: Any) -> np.ndarray | None:
     return signs * size @ object_to_world[:3, :3].T + object_to_world[:3, 3]
 
 
-def display_window(volume: Any) -> tuple[float, float] | None:
+def display_window(volume: slicer.vtkMRMLVolumeNode) -> tuple[float, float] | None:
     """Lower and upper end of the volume's display window; None without one."""
     display = volume.GetDisplayNode()
     if display is None or not hasattr(display, "GetWindowLevelMin"):
@@ -54,22 +70,31 @@ def display_window(volume: Any) -> tuple[float, float] | None:
     return (lower, upper) if lower < upper else None
 
 
-def ijk_to_ras(volume: Any) -> np.ndarray:
+def ijk_to_ras(volume: slicer.vtkMRMLVolumeNode) -> np.ndarray:
     matrix = vtk.vtkMatrix4x4()
     volume.GetIJKToRASMatrix(matrix)
     return array_of(matrix)
 
 
-def is_bent(node: Any) -> bool:
+def voxel_stamp(volume: slicer.vtkMRMLVolumeNode) -> VoxelStamp:
+    """Another one when the voxels or their place have changed."""
+    image = volume.GetImageData()
+    return (image.GetMTime() if image else 0), ijk_to_ras(volume).tobytes()
+
+
+def is_bent(node: slicer.vtkMRMLTransformableNode) -> bool:
+    """Whether its transform to the world is not linear."""
     transform = node.GetParentTransformNode()
     return transform is not None and not transform.IsTransformToWorldLinear()
 
 
-def to_world(node: Any) -> np.ndarray:
+def to_world(node: slicer.vtkMRMLTransformableNode) -> np.ndarray:
     """(4, 4) from a node's own space to the world; raises VolumeError for a transform that is not linear."""
     if is_bent(node):
         raise VolumeError(
-            f"The transform of {node.GetName()} is not linear: harden it (module Transforms) first."
+            _("The transform of {name} is not linear: harden it (module Transforms) first.").format(
+                name=node.GetName()
+            )
         )
     transform = node.GetParentTransformNode()
     matrix = vtk.vtkMatrix4x4()
@@ -78,7 +103,7 @@ def to_world(node: Any) -> np.ndarray:
     return array_of(matrix)
 
 
-def array_of(matrix: Any) -> np.ndarray:
+def array_of(matrix: vtk.vtkMatrix4x4) -> np.ndarray:
     return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
 
 

@@ -1,25 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user chooses. In the desktop the module's parameter node has the same attributes and is saved with the scene."""
+"""What a user chooses, declared once. Slicer's parameterNodeWrapper makes the module's parameter node of the same class."""
+
+# ruff: noqa: UP045 (the annotations are read at run time, by Python 3.9 too)
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Optional
+
+import slicer
+
+DEFAULT_ADDRESS = "tcp://127.0.0.1:8800"
 
 
-@dataclass
+@dataclass(eq=False)
 class Parameters:
-    """Nodes are None until they are chosen. box: a ROI node of which the extent on the shown slice counts; roi: 3-D."""
+    """Nodes are None until they are chosen.
 
-    address: str = "tcp://127.0.0.1:8800"
+    positive, negative: points that the mask must hold, or leave out. box: of it, the extent on the shown slice counts.
+    roi: the 3-D box. view: Red, Green or Yellow. live: a mask follows each change of what is marked.
+    """
+
+    address: str = DEFAULT_ADDRESS
     keys_folder: str = ""
-    volume: Any = None
-    segmentation: Any = None
+    volume: Optional[slicer.vtkMRMLScalarVolumeNode] = None
+    segmentation: Optional[slicer.vtkMRMLSegmentationNode] = None
     segment_id: str = ""
-    positive: Any = None
-    negative: Any = None
-    box: Any = None
-    roi: Any = None
+    positive: Optional[slicer.vtkMRMLMarkupsFiducialNode] = None
+    negative: Optional[slicer.vtkMRMLMarkupsFiducialNode] = None
+    box: Optional[slicer.vtkMRMLMarkupsROINode] = None
+    roi: Optional[slicer.vtkMRMLMarkupsROINode] = None
     view: str = "Red"
     live: bool = True
     remove_holes: bool = False

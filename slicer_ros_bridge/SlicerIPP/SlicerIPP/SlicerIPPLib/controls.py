@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a control cannot act now, in one sentence; empty when it can."""
+
+from __future__ import annotations
+
+from .client_events import BridgeState
+from .i18n import tr as _
+from .marks import why_no_box, why_no_points
+from .nodes import is_bent
+from .parameters import Parameters
+from .state import State
+
+# Translated once: each step of a drag needs them.
+_CONNECT = _("Connect to the bridge first.")
+_CONNECTED = _("Already connected, or trying to be; disconnect first.")
+_NOT_CONNECTED = _("Not connected.")
+_NO_MODEL = _("The graph has no model yet; it is starting.")
+_NO_VOLUME = _("Choose a volume first.")
+_BENT = _("The volume's transform is not linear: harden it (module Transforms) first.")
+_LOADING = _("The volume is on its way.")
+_NOT_LOADED = _("Load the volume into the graph first.")
+_RUNNING = _("A run over many slices is under way; stop it first.")
+_NOT_RUNNING = _("Nothing is running.")
+_NO_VIEW = _("There is no {view} slice view; choose a layout that has it.")
+_NO_SEGMENT = _("Segment the shown slice first.")
+_NO_ROI = _("Place a 3-D ROI first.")
+_NOT_SWEEPING = _("Nothing is being embedded.")
+_NO_UNDO = _("There is nothing to undo.")
+_NO_REDO = _("There is nothing to redo.")
+
+
+def why_no_connection(state: State) -> str:
+    return "" if state.is_connected else _CONNECT
+
+
+def why_no_volume(parameters: Parameters) -> str:
+    """Why the chosen volume cannot be used."""
+    if parameters.volume is None:
+        return _NO_VOLUME
+    return _BENT if is_bent(parameters.volume) else ""
+
+
+def why_no_load(parameters: Parameters, state: State) -> str:
+    return why_no_connection(state) or why_no_volume(parameters) or (_LOADING if state.is_loading else "")
+
+
+def why_no_inference(parameters: Parameters, state: State) -> str:
+    """Why the graph can compute nothing on the chosen volume."""
+    if why := why_no_load(parameters, state):
+        return why
+    if not state.has_loaded(parameters.volume):
+        return _NOT_LOADED
+    return "" if state.model else _NO_MODEL
+
+
+def why_no_view(parameters: Parameters, has_view: bool) -> str:
+    return "" if has_view else _NO_VIEW.format(view=parameters.view)
+
+
+def why_no_run(parameters: Parameters, state: State, has_view: bool) -> str:
+    """Why no run over many slices can begin, whichever it is."""
+    return (
+        why_no_inference(parameters, state)
+        or why_no_view(parameters, has_view)
+        or (why_no_box(state.model) if state.model else "")
+        or (_RUNNING if state.is_running else "")
+    )
+
+
+def why_no_segment(parameters: Parameters) -> str:
+    node = parameters.segmentation
+    exists = node is not None and node.GetSegmentation().GetSegment(parameters.segment_id or "") is not None
+    return "" if exists else _NO_SEGMENT
+
+
+def why_no_cancel(state: State) -> str:
+    is_sweeping = state.embedding is not None and state.embedding.sweeping
+    return why_no_connection(state) or ("" if is_sweeping else _NOT_SWEEPING)
+
+
+def reasons(parameters: Parameters, state: State, has_view: bool) -> dict[str, str]:
+    """By control. has_view: the layout has the chosen view."""
+    connection = why_no_connection(state)
+    inference = why_no_inference(parameters, state)
+    view = why_no_view(parameters, has_view)
+    points = why_no_points(state.model) if state.model else ""
+    box = why_no_box(state.model) if state.model else ""
+    run = why_no_run(parameters, state, has_view)
+    is_disconnected = state.bridge == BridgeState.DISCONNECTED
+    return {
+        "connect": "" if is_disconnected else _CONNECTED,
+        "disconnect": _NOT_CONNECTED if is_disconnected else "",
+        "test": "",
+        "model": connection,
+        "load": why_no_load(parameters, state),
+        "window": connection or why_no_volume(parameters),
+        "positive": points,
+        "negative": points,
+        "box": box,
+        "roi": box,
+        "live": "",
+        "prompt": inference or view,
+        "freeze": why_no_volume(parameters) or view,
+        "propagate": run or why_no_segment(parameters),
+        "segment_roi": run or ("" if parameters.roi is not None else _NO_ROI),
+        "stop": "" if state.is_running else _NOT_RUNNING,
+        "embed": inference,
+        "cancel_embed": why_no_cancel(state),
+        "undo": "" if state.can_undo else _NO_UNDO,
+        "redo": "" if state.can_redo else _NO_REDO,
+        "add_segment": "",
+    }

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shows the logic's state in the widgets of Resources/UI/SlicerIPP.ui. Needs Qt: for the desktop alone."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import qt
+
+from .client_events import BridgeState
+from .i18n import tr as _
+from .logic import SegmentationLogic
+
+TASKS = ("SND_INF", "RCV_INF", "CPL_INF", "RCV_MSK", "APL_MSK", "total")
+_STATES = {
+    BridgeState.DISCONNECTED: _("not connected"),
+    BridgeState.CONNECTING: _("connecting …"),
+    BridgeState.CONNECTED: _("connected"),
+    BridgeState.LOST: _("lost; looking for it …"),
+}
+_WARNING_STYLE = "color: #b35900; font-weight: bold"
+
+# The controls that act, by the key of the logic's reasons: disabled with the reason as their tooltip.
+CONTROLS = {
+    "connect": ("connectButton",),
+    "disconnect": ("disconnectButton",),
+    "test": ("testButton",),
+    "model": ("modelComboBox",),
+    "load": ("loadButton",),
+    "window": ("windowPresetComboBox",),
+    "positive": ("positiveSelector", "positivePlaceWidget"),
+    "negative": ("negativeSelector", "negativePlaceWidget"),
+    "box": ("boxSelector", "boxButton"),
+    "roi": ("roiSelector",),
+    "live": ("liveCheckBox",),
+    "prompt": ("promptButton",),
+    "freeze": ("freezeButton",),
+    "propagate": ("propagateButton", "propagateSpinBox"),
+    "segment_roi": ("segmentRoiButton",),
+    "stop": ("stopButton",),
+    "embed": ("embedButton",),
+    "cancel_embed": ("cancelEmbedButton",),
+    "undo": ("undoButton",),
+    "redo": ("redoButton",),
+    "add_segment": ("addSegmentButton",),
+}
+
+
+class Panel:
+    """Reads the logic, writes the widgets."""
+
+    def __init__(self, ui: SimpleNamespace) -> None:
+        """ui: the widgets by name."""
+        self._ui = ui
+        self._logic: SegmentationLogic | None = None
+        self._tooltips = {name: getattr(ui, name).toolTip for names in CONTROLS.values() for name in names}
+
+    def show(self, logic: SegmentationLogic) -> None:
+        """Show this logic from now on."""
+        self._logic = logic
+        events = logic.events
+        for signal, show in (
+            (events.connection, self._show_connection),
+            (events.round_trip, self._show_connection),
+            (events.model, self._show_model),
+            (events.embedding, self._show_embedding),
+            (events.latency, self._show_latency),
+            (events.mask, self.show_score),
+            (events.segments, self.show_segments),
+            (events.log, self._show_log),
+            (events.controls, self._update_controls),
+        ):
+            signal.connect(show)
+            show()
+
+    def show_segments(self) -> None:
+        parameters, table = self._logic.parameters, self._ui.segmentsTableView
+        if table.segmentationNode() is not parameters.segmentation:
+            table.setSegmentationNode(parameters.segmentation)
+        if parameters.segment_id and parameters.segment_id not in table.selectedSegmentIDs():
+            table.setSelectedSegmentIDs([parameters.segment_id])
+
+    def show_score(self) -> None:
+        state = self._logic.state
+        if state.score is None:
+            self._ui.scoreLabel.text = ""
+            return
+        text = (
+            _("Confidence {score} ⚠ low: check this mask")
+            if state.is_low_confidence
+            else _("Confidence {score} ✓")
+        )
+        self._ui.scoreLabel.text = text.format(score=f"{state.score:.2f}")
+        self._ui.scoreLabel.styleSheet = _WARNING_STYLE if state.is_low_confidence else ""
+
+    def _show_connection(self) -> None:
+        state = self._logic.state
+        text = _STATES[state.bridge]
+        if state.round_trip_ms is not None:
+            text = _("{state}, {milliseconds} ms there and back").format(
+                state=text, milliseconds=f"{state.round_trip_ms:.1f}"
+            )
+        self._ui.stateLabel.text = text
+
+    def _show_model(self) -> None:
+        state, combo, presets = self._logic.state, self._ui.modelComboBox, self._ui.windowPresetComboBox
+        combo.clear()
+        combo.addItems(state.models)
+        if state.model:
+            combo.setCurrentText(state.model.name)
+            self._ui.deviceLabel.text = _("on {device}").format(device=state.model.device)
+        presets.clear()
+        presets.addItems(list(state.window_presets))
+        presets.setCurrentIndex(-1)
+
+    def _show_embedding(self) -> None:
+        progress = self._logic.state.embedding
+        if progress is None:
+            return
+        self._ui.embeddingProgressBar.maximum = max(progress.total, 1)
+        self._ui.embeddingProgressBar.value = progress.done
+        if progress.sweeping:
+            text = _("{done} of {total} slices are embedded, {rate} per second")
+        else:
+            text = _("{done} of {total} slices are embedded")
+        self._ui.embeddingLabel.text = text.format(
+            done=progress.done, total=progress.total, rate=f"{progress.rate:.1f}"
+        )
+
+    def _show_latency(self) -> None:
+        for task in TASKS:
+            if task in self._logic.state.latency:
+                milliseconds = f"{self._logic.state.latency[task]:.1f}"
+                getattr(self._ui, f"{task}Label").text = _("{milliseconds} ms").format(
+                    milliseconds=milliseconds
+                )
+
+    def _show_log(self) -> None:
+        self._ui.logTextEdit.setPlainText("\n".join(self._logic.state.log))
+        self._ui.logTextEdit.moveCursor(qt.QTextCursor.End)
+
+    def _update_controls(self) -> None:
+        for control, reason in self._logic.reasons().items():
+            for name in CONTROLS[control]:
+                widget = getattr(self._ui, name)
+                widget.enabled = not reason
+                widget.toolTip = reason or self._tooltips[name]
+        self._ui.problemLabel.text = self._logic.state.prompt_problem
+        self._ui.freezeButton.checked = self._logic.is_frozen()
+        done, count = self._logic.state.progress
+        self._ui.runProgressBar.maximum = max(count, 1)
+        self._ui.runProgressBar.value = done

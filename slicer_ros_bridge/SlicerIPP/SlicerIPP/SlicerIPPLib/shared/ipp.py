@@ -1,1 +1,0 @@
-../../../../slicer_ros_bridge/ipp.py

@@ -1,1 +1,0 @@
-../../../../../ros2_ws/src/samm_ros/samm_ros/mask_codec.py

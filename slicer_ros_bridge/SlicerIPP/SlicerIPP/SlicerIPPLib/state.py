@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the logic knows, in one place: of the bridge, the graph, the volume, and what was done last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from samm_core import ipp
+from samm_core.geometry import VolumeGeometry
+
+from .client_events import BridgeState
+from .nodes import VoxelStamp
+
+if TYPE_CHECKING:
+    import slicer
+
+LOW_CONFIDENCE = 0.7
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model that the graph runs."""
+
+    name: str
+    device: str
+    takes_points: bool
+    takes_box: bool
+
+    @classmethod
+    def from_message(cls, message: ipp.Message) -> Model:
+        return cls(message["name"], message["device"], message["takes_points"], message["takes_box"])
+
+
+@dataclass(frozen=True)
+class EmbeddingProgress:
+    """done, total: slices, of all planes. rate: slices per second. sweeping: the graph embeds slices ahead now."""
+
+    done: int
+    total: int
+    rate: float
+    sweeping: bool
+
+    @classmethod
+    def from_message(cls, message: ipp.Message) -> EmbeddingProgress:
+        return cls(sum(message["done"]), sum(message["total"]), message["rate"], message["sweeping"])
+
+
+@dataclass(frozen=True)
+class GraphVolume:
+    """The volume that the graph has. geometry: as the graph knows it, without Slicer's transforms."""
+
+    uid: str
+    geometry: VolumeGeometry
+    window: tuple[float, float]
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def from_message(cls, message: ipp.Message) -> GraphVolume | None:
+        """None when the graph has no volume. Raises VolumeError for a placement that is none."""
+        if not message["uid"]:
+            return None
+        lower, upper = message["window"]
+        ijk_to_ras = np.array(message["ijk_to_ras"], np.float64).reshape(4, 4)
+        geometry = VolumeGeometry(tuple(message["dimensions"]), ijk_to_ras)
+        return cls(message["uid"], geometry, (lower, upper), tuple(message.get("warnings", ())))
+
+
+@dataclass(frozen=True)
+class SentVolume:
+    """The volume that was sent from here. uid: its name in the graph. node_id: of the volume node. stamp: of its voxels."""
+
+    uid: str
+    node_id: str
+    stamp: VoxelStamp
+
+
+@dataclass
+class State:
+    """score: the model's confidence in the last mask. latency: milliseconds of the five tasks, and `total`.
+
+    prompt_problem: why what is marked was not sent or not applied, or was in part; empty without a problem.
+    progress: slices done, and all slices, of the last run over many slices. is_running: it is under way.
+    frozen: keys of slices whose masks stay. dropped: masks that were not applied.
+    """
+
+    bridge: BridgeState = BridgeState.DISCONNECTED
+    round_trip_ms: float | None = None
+    models: list[str] = field(default_factory=list)
+    model: Model | None = None
+    window_presets: dict[str, tuple[float, float]] = field(default_factory=dict)
+    embedding: EmbeddingProgress | None = None
+    graph_volume: GraphVolume | None = None
+    sent_volume: SentVolume | None = None
+    is_loading: bool = False
+    prompt_problem: str = ""
+    frozen: set[tuple[str, int, int]] = field(default_factory=set)
+    score: float | None = None
+    latency: dict[str, float] = field(default_factory=dict)
+    dropped: int = 0
+    is_running: bool = False
+    progress: tuple[int, int] = (0, 0)
+    can_undo: bool = False
+    can_redo: bool = False
+    log: list[str] = field(default_factory=list)
+
+    @property
+    def is_connected(self) -> bool:
+        return self.bridge == BridgeState.CONNECTED
+
+    @property
+    def is_low_confidence(self) -> bool:
+        return self.score is not None and self.score < LOW_CONFIDENCE
+
+    def has_loaded(self, volume: slicer.vtkMRMLVolumeNode | None) -> bool:
+        """Whether the graph has this volume, as it was sent from here."""
+        graph, sent = self.graph_volume, self.sent_volume
+        return (
+            volume is not None
+            and graph is not None
+            and sent is not None
+            and graph.uid == sent.uid
+            and volume.GetID() == sent.node_id
+        )

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bridge's side of IPP/2: calls each message's handler, and tells the clients what changes in the graph.
+
+`handlers` is the whole dispatch: message type → method. clients.py knows who is connected; volume_messages.py,
+prompt_messages.py and segmentation_messages.py do what takes more than a line.
+
+Which thread calls what:
+
+- The doors' thread (sockets.py) owns all state of both doors. On it run handle(), tick(), each `on_…`, and each `done`
+  of a GraphActions or a Worker. Nothing in a door takes a lock, and nothing may be called from another thread.
+- The executor's thread (rclpy) runs the node's subscriptions, timers and answers of services. node_graph.py and
+  service_calls.py convert there what came, and post it to the doors' thread. The diagnostics read `names` there.
+- The worker's thread (worker.py) reads, checks and writes volumes' files, and posts how that ended. Chunks are the
+  exception: `chunk` appends its at most 4 MiB on the doors' thread.
+- Two threads of the sockets' own touch nothing here: the one that answers HTTP (front.py) and, with keys, pyzmq's that
+  looks for allowed clients (curve.py).
+
+To post is to append to a deque and to wake the doors' thread; it never waits. The one lock is ServiceCalls': the
+executor's and the doors' thread share its lists of calls. It is held for these alone, and no other is taken under it.
+
+Knows neither ROS nor sockets.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from samm_core import ipp
+from samm_core.errors import SammError
+from samm_core.latency.events import Outcome, TaskEvent
+from samm_core.models import MODEL_NAMES
+from samm_core.sources.window import WINDOW_PRESETS
+
+from ...graph_actions import SLICER_NODE, EmbeddingState, GraphActions, GraphListener, ModelState
+from ...volumes import VolumeStore
+from ...worker import Worker
+from .clients import Send, SlicerClient, SlicerClients
+from .prompt_messages import PromptMessages
+from .segmentation_messages import SegmentationMessages
+from .volume_messages import VolumeMessages
+
+SOFTWARE = "samm_ros 0.1.0"
+
+Handler = Callable[[SlicerClient, ipp.Message], None]
+
+logger = logging.getLogger(__name__)
+
+
+class IppServer(GraphListener):
+    """Serves any number of Slicers; all calls on the doors' thread.
+
+    save_folder: where `save` writes to. send: takes an identity and the frames for it. problem: gets the sentence of
+    each error that a client is told.
+    """
+
+    def __init__(
+        self,
+        graph: GraphActions,
+        store: VolumeStore,
+        save_folder: Path,
+        worker: Worker,
+        send: Send,
+        problem: Callable[[str], None],
+    ) -> None:
+        self._graph, self._store = graph, store
+        self._clients = SlicerClients(send, problem, graph.forget)
+        self._volumes = VolumeMessages(graph, store, worker)
+        self._prompts = PromptMessages(graph, self._clients)
+        self._segmentation = SegmentationMessages(graph, save_folder)
+        # All types but hello, which alone may come from somebody unknown.
+        self.handlers: dict[str, Handler] = {
+            "ping": self._on_ping,
+            "volume": self._volumes.on_volume,
+            "chunk": self._volumes.on_chunk,
+            "window": self._volumes.on_window,
+            "prompt": self._prompts.on_prompt,
+            "applied": self._prompts.on_applied,
+            "undo": self._segmentation.on_undo,
+            "redo": self._segmentation.on_redo,
+            "save": self._segmentation.on_save,
+            "select_model": self._on_select_model,
+            "embed": self._on_embed,
+            "cancel_embed": self._on_cancel_embed,
+            "bye": self._on_bye,
+        }
+
+    @property
+    def names(self) -> list[str]:
+        """Of the Slicers that are connected; may be read from any thread."""
+        return [client.name for client in self._clients]
+
+    def handle(self, identity: bytes, frames: Sequence[bytes]) -> None:
+        """A message has come; never raises."""
+        message = None
+        try:
+            message = ipp.unpack(ipp.FROM_SLICER, frames)
+            if message.type == "hello":
+                self._on_hello(identity, message)
+                return
+            client = self._clients.get(identity)
+            if client is None:
+                raise ipp.ProtocolError("Say hello first; the bridge does not know you, or it was restarted.")
+            client.heard_at = time.monotonic()
+            self.handlers[message.type](client, message)
+        except (ipp.ProtocolError, SammError) as error:
+            self._clients.recipient(identity).refuse(message, str(error))
+        except Exception as error:  # one message must not end the service of all others
+            logger.exception("A message could not be handled")
+            self._clients.recipient(identity).refuse(message, f"The bridge failed at this message: {error}")
+
+    def tick(self) -> None:
+        """Ends what waited too long; call some times a second."""
+        self._clients.drop_silent()
+        self._volumes.tick()
+
+    # What a Slicer says.
+
+    def _on_hello(self, identity: bytes, message: ipp.Message) -> None:
+        if message["version"] != ipp.VERSION:
+            raise ipp.ProtocolError(
+                f"This bridge speaks IPP/{ipp.VERSION}, not IPP/{message['version']}; install the Slicer-IPP of the same release."
+            )
+        client = self._clients.hello(identity, message["client"])
+        client.reply(
+            message,
+            "welcome",
+            version=ipp.VERSION,
+            software=SOFTWARE,
+            folder=str(self._store.incoming),
+            models=list(MODEL_NAMES),
+            window_presets={name: [w.lower, w.upper] for name, w in WINDOW_PRESETS.items()},
+        )
+        client.tell("model", **_model_fields(self._graph.model))
+        self._volumes.tell(client)
+        if self._graph.embedding:
+            client.tell("embedding", **_embedding_fields(self._graph.embedding))
+
+    def _on_ping(self, client: SlicerClient, message: ipp.Message) -> None:
+        now_ns = time.monotonic_ns()
+        if message.get("bridge_ns") is not None and message.get("received_ns") is not None:
+            client.clock.exchange(message["bridge_ns"], message["received_ns"], message["sent_ns"], now_ns)
+        client.tell("pong", sent_ns=message["sent_ns"], bridge_ns=time.monotonic_ns())
+
+    def _on_bye(self, client: SlicerClient, message: ipp.Message) -> None:
+        client.reply(message, "done", text="Goodbye.")
+        self._clients.drop(client)
+
+    def _on_select_model(self, client: SlicerClient, message: ipp.Message) -> None:
+        def done(model: ModelState | None, why: str) -> None:
+            if model is None:
+                client.refuse(message, why)
+            else:
+                client.reply(message, "model", **_model_fields(model))
+
+        self._graph.select_model(message["name"], done)
+
+    def _on_embed(self, client: SlicerClient, message: ipp.Message) -> None:
+        self._graph.embed(message["planes"], client.volume_uid, client.done(message))
+
+    def _on_cancel_embed(self, client: SlicerClient, message: ipp.Message) -> None:
+        self._graph.cancel_embed()
+        client.reply(message, "done", text="Asked to stop.")
+
+    # What changes in the graph.
+
+    def on_volumes(self) -> None:
+        for client in self._clients:
+            self._volumes.tell_if_changed(client)
+
+    def on_model(self, model: ModelState) -> None:
+        self._tell_all("model", _model_fields(model))
+
+    def on_embedding(self, embedding: EmbeddingState) -> None:
+        self._tell_all("embedding", _embedding_fields(embedding))
+
+    def on_event(self, event: TaskEvent) -> None:
+        # Slicer's own APL_MSK, which this door published, is no task of the graph.
+        if event.outcome == Outcome.COMPLETED and not event.node.startswith(SLICER_NODE):
+            self._prompts.on_event(event)
+
+    def _tell_all(self, kind: str, fields: dict[str, Any]) -> None:
+        for client in self._clients:
+            client.tell(kind, **fields)
+
+
+def _model_fields(model: ModelState | None) -> dict[str, Any]:
+    return asdict(model or ModelState("", "", False, False))
+
+
+def _embedding_fields(embedding: EmbeddingState) -> dict[str, Any]:
+    fields = asdict(embedding)
+    return {"uid": fields.pop("volume_uid"), **fields}

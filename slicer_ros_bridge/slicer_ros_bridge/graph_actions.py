@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The seam between a door and the node graph: all that a door may ask of it, and all that it is told. Knows no ROS.
+
+A new door takes a GraphActions, and is a GraphListener where it needs to hear of changes; it needs nothing else of
+the graph. Everything here happens on the doors' thread, the one that serves the sockets: a door makes its calls on it,
+and gets each `done` and each `on_…` on it. No call waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from samm_core.cycle.request import Answer
+from samm_core.latency.events import TaskEvent
+from samm_core.sources.volume import LoadedVolume, Window
+
+from .pending import ClientPrompt
+
+# With this begins, in the trace, the node's name of an APL_MSK that a Slicer did itself.
+SLICER_NODE = "slicer/"
+
+T = TypeVar("T")
+# What was asked for and an empty string, or None and one sentence why there is none. Called exactly once.
+Done = Callable[[T | None, str], None]
+# Runs a call on the doors' thread, soon; may be called from any thread.
+Post = Callable[[Callable[[], None]], None]
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """The model that answers prompts. name: empty while none is loaded. device: as "cpu" or "cuda:0"."""
+
+    name: str
+    device: str
+    takes_points: bool
+    takes_box: bool
+
+
+@dataclass(frozen=True)
+class EmbeddingState:
+    """How much of the loaded volume is embedded.
+
+    done, total: slices, by plane: axial, coronal, sagittal. rate: slices per second, 0 when idle. sweeping: whether an
+    embed() or the background sweep is under way. bytes_used: held by the cache of embeddings.
+    """
+
+    volume_uid: str
+    done: tuple[int, int, int]
+    total: tuple[int, int, int]
+    rate: float
+    sweeping: bool
+    bytes_used: int
+
+
+class GraphListener:
+    """Is told what changes in the node graph; override what is of interest."""
+
+    def on_volumes(self) -> None:
+        """Another volume is loaded or another window set, or the graph has lost or let go of volumes."""
+
+    def on_model(self, model: ModelState) -> None:
+        """Another model answers from now on."""
+
+    def on_embedding(self, embedding: EmbeddingState) -> None:
+        """More is embedded than before."""
+
+    def on_event(self, event: TaskEvent) -> None:
+        """A task of some client's cycle has ended."""
+
+
+class GraphActions(Protocol):
+    """The node graph as a door sees it: the newest that was heard.
+
+    volumes: all that the graph holds, by uid, the one that was loaded last first. model, embedding: None before the first.
+    """
+
+    volumes: dict[str, LoadedVolume]
+    model: ModelState | None
+    embedding: EmbeddingState | None
+
+    def listen(self, listener: GraphListener) -> None:
+        """Tell `listener` of every change from now on."""
+
+    def load_volume(self, path: Path, window: Window | None, done: Done[LoadedVolume]) -> None:
+        """Load a file of the VolumeStore beside what other clients loaded. window: None: chosen from the voxels."""
+
+    def select_model(self, name: str, done: Done[ModelState]) -> None:
+        """Answer prompts with another model, for all clients."""
+
+    def prompt(self, prompt: ClientPrompt, on_answer: Callable[[Answer], None]) -> int:
+        """Ask for a mask, instead of any older prompt of the same client; the number of the cycle.
+
+        The prompt is sent again until it is answered. on_answer may come for older prompts of the client too, and a
+        second time for one that APL_MSK refuses after its mask was sent.
+        """
+
+    def forget(self, client_id: str) -> None:
+        """Nobody waits for this client's answers any more."""
+
+    def embed(self, planes: Sequence[int], volume_uid: str, done: Done[str]) -> None:
+        """Embed whole planes, without any: all, of the volume that was loaded last, which this must be. done comes when that has ended, with a sentence of how it went."""
+
+    def cancel_embed(self) -> None:
+        """End the newest embed() early."""
+
+    def undo(self, client_ids: Collection[str], volume_uid: str, done: Done[str]) -> None:
+        """Take back the newest step on a volume in the graph, if it is by one of these; undo.py has the rule."""
+
+    def redo(self, volume_uid: str, done: Done[str]) -> None:
+        """Make the step on a volume again that was taken back last."""
+
+    def save(self, path: Path, volume_uid: str, done: Done[str]) -> None:
+        """Write the graph's segmentation of a volume to a file, whose path is what done gets."""
+
+    def publish_event(self, event: TaskEvent) -> None:
+        """Add a task to the trace, for a client that cannot: stamps are of this host's CLOCK_MONOTONIC, nanoseconds."""

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node graph's topics, services and action, as GraphActions: what speaks ROS for the doors.
+
+In:   received_masks, segmentation_status, volumes, model_info, embedding_status, task_events
+Out:  prompts (Prompt, newest), task_events (APL_MSK of Slicers)
+Uses: load_volume, select_model, undo, redo, save_segmentation, embed_volume
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from rclpy.action import ActionClient
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.task import Future
+from samm_msgs import msg
+from samm_msgs.action import EmbedVolume
+from samm_msgs.srv import LoadVolume, SaveSegmentation, SelectModel, UndoChange
+
+from samm_core.cycle.request import Answer
+from samm_core.errors import SammError
+from samm_core.latency.events import TaskEvent, event_of
+from samm_core.sources.volume import LoadedVolume, Window
+from samm_ros import conversions, topics
+from samm_ros.support.goals import Goal
+from samm_ros.support.publishing import NumberedPublisher, stamped
+
+from . import undo
+from .graph_actions import Done, EmbeddingState, GraphListener, ModelState, Post
+from .pending import ClientPrompt, CycleProgress, PendingPrompts
+from .service_calls import ServiceCalls, is_away
+
+
+class NodeGraph:
+    """Is GraphActions. Made before the node spins; from then on all its state belongs to the doors' thread.
+
+    What the executor's thread hears is converted there and posted, so that no lock is needed here.
+    """
+
+    def __init__(self, node: Node, post: Post) -> None:
+        self.volumes: dict[str, LoadedVolume] = {}
+        self.model: ModelState | None = None
+        self.embedding: EmbeddingState | None = None
+        self._node, self._post = node, post
+        self._listeners: list[GraphListener] = []
+        self._pending = PendingPrompts(self._publish_prompt)
+        self._cycles: dict[str, CycleProgress] = {}
+        self._owners = undo.StepOwners()
+        self._goal: Goal | None = None
+
+        self._prompts = node.create_publisher(msg.Prompt, topics.PROMPTS, topics.OF_ALL_CLIENTS)
+        self._events = NumberedPublisher(
+            node, msg.TaskEvent, topics.TASK_EVENTS, topics.EVENTS, conversions.event_to_msg
+        )
+        self._calls = ServiceCalls(node, post)
+        self._load = node.create_client(LoadVolume, topics.LOAD_VOLUME)
+        self._select = node.create_client(SelectModel, topics.SELECT_MODEL)
+        self._undo = node.create_client(UndoChange, topics.UNDO)
+        self._redo = node.create_client(UndoChange, topics.REDO)
+        self._save = node.create_client(SaveSegmentation, topics.SAVE_SEGMENTATION)
+        self._embed = ActionClient(node, EmbedVolume, topics.EMBED_VOLUME)
+
+        of_all, latched, events = topics.OF_ALL_CLIENTS, topics.LATCHED, topics.EVENTS
+        volumes_from_msg, answer_from_msg = conversions.volumes_from_msg, conversions.answer_from_msg
+        self._hear(msg.SliceMask, topics.RECEIVED_MASKS, of_all, answer_from_msg, self._pending.answered)
+        self._hear(msg.SegmentationStatus, topics.SEGMENTATION_STATUS, latched, _cycles, self._on_cycles)
+        self._hear(msg.VolumeList, topics.VOLUMES, latched, volumes_from_msg, self._on_volumes)
+        self._hear(msg.ModelInfo, topics.MODEL_INFO, latched, _model, self._on_model)
+        self._hear(msg.EmbeddingStatus, topics.EMBEDDING_STATUS, latched, _embedding, self._on_embedding)
+        self._hear(msg.TaskEvent, topics.TASK_EVENTS, events, event_of, self._on_event)
+
+    # What the doors ask.
+
+    def listen(self, listener: GraphListener) -> None:
+        self._listeners.append(listener)
+
+    def prompt(self, prompt: ClientPrompt, on_answer: Callable[[Answer], None]) -> int:
+        return self._pending.ask(prompt, on_answer)
+
+    def forget(self, client_id: str) -> None:
+        self._pending.forget(client_id)
+
+    def tick(self) -> None:
+        """Send again what got lost; call some times a second, on the doors' thread."""
+        self._pending.resend(self._cycles)
+
+    def load_volume(self, path: Path, window: Window | None, done: Done[LoadedVolume]) -> None:
+        request = LoadVolume.Request(path=str(path))
+        if window:
+            request.window_lower, request.window_upper = window.lower, window.upper
+        self._calls.call(self._load, request, lambda r: conversions.volume_from_msg(r.volume), done)
+
+    def select_model(self, name: str, done: Done[ModelState]) -> None:
+        self._calls.call(self._select, SelectModel.Request(name=name), lambda r: _model(r.model), done)
+
+    def undo(self, client_ids: Collection[str], volume_uid: str, done: Done[str]) -> None:
+        if not self._owners.may_undo(client_ids, volume_uid):
+            done(None, undo.NOT_YOURS)
+            return
+
+        def ended(text: str | None, why: str) -> None:
+            if text is not None:
+                self._owners.undone(volume_uid)
+            done(text, why)
+
+        request = UndoChange.Request(volume_uid=volume_uid)
+        self._calls.call(self._undo, request, lambda r: "Undone.", ended)
+
+    def redo(self, volume_uid: str, done: Done[str]) -> None:
+        def ended(text: str | None, why: str) -> None:
+            if text is not None:
+                self._owners.redone(volume_uid)
+            done(text, why)
+
+        request = UndoChange.Request(volume_uid=volume_uid)
+        self._calls.call(self._redo, request, lambda r: "Done again.", ended)
+
+    def save(self, path: Path, volume_uid: str, done: Done[str]) -> None:
+        request = SaveSegmentation.Request(path=str(path), volume_uid=volume_uid)
+        self._calls.call(self._save, request, lambda r: str(path), done)
+
+    def embed(self, planes: Sequence[int], volume_uid: str, done: Done[str]) -> None:
+        if not self._embed.server_is_ready():
+            done(None, is_away(topics.EMBED_VOLUME))
+            return
+
+        def ended(future: Future) -> None:
+            result = future.result()
+            if result is None:
+                text, why = None, "The embedding node does not take goals now; see its state."
+            elif result.success:
+                text, why = f"{result.embedded} slices are embedded, after {result.seconds:.0f} s.", ""
+            else:
+                text, why = None, result.message
+            self._post(lambda: done(text, why))
+
+        self._goal = Goal(
+            self._node, self._embed, EmbedVolume.Goal(planes=list(planes), volume_uid=volume_uid)
+        )
+        self._goal.ended.add_done_callback(ended)
+
+    def cancel_embed(self) -> None:
+        if self._goal is not None:
+            self._goal.cancel()
+
+    def publish_event(self, event: TaskEvent) -> None:
+        self._events.publish(event)
+
+    def _publish_prompt(self, prompt: ClientPrompt, cycle: int) -> None:
+        message = conversions.prompt_to_msg(
+            prompt.prompt, prompt.volume_uid, prompt.client_id, prompt.segment, cycle, prompt.window
+        )
+        self._prompts.publish(stamped(self._node, message))
+
+    # What the graph says.
+
+    def _hear(
+        self,
+        kind: type,
+        topic: str,
+        qos: QoSProfile,
+        convert: Callable[[Any], Any],
+        tell: Callable[[Any], None],
+    ) -> None:
+        """Call `tell` on the doors' thread with what `convert` makes of each message."""
+
+        def heard(message: Any) -> None:
+            try:
+                value = convert(message)
+            except (SammError, ValueError) as error:
+                self._node.get_logger().warning(f"{topic}: {error}")
+                return
+            self._post(lambda: tell(value))
+
+        self._node.create_subscription(kind, topic, heard, qos)
+
+    def _on_cycles(self, cycles: dict[str, CycleProgress]) -> None:
+        self._cycles = cycles
+        self._pending.refused(cycles)
+
+    def _on_volumes(self, volumes: list[LoadedVolume]) -> None:
+        self.volumes = {volume.uid: volume for volume in volumes}
+        self._tell(lambda listener: listener.on_volumes())
+
+    def _on_model(self, model: ModelState) -> None:
+        self.model = model
+        self._tell(lambda listener: listener.on_model(model))
+
+    def _on_embedding(self, embedding: EmbeddingState) -> None:
+        self.embedding = embedding
+        self._tell(lambda listener: listener.on_embedding(embedding))
+
+    def _on_event(self, event: TaskEvent) -> None:
+        self._owners.note(event)
+        self._tell(lambda listener: listener.on_event(event))
+
+    def _tell(self, tell: Callable[[GraphListener], None]) -> None:
+        """Each by a posted call of its own: one that fails keeps nothing from the others."""
+        for listener in self._listeners:
+            self._post(lambda listener=listener: tell(listener))
+
+
+def _cycles(message: msg.SegmentationStatus) -> dict[str, CycleProgress]:
+    return {c.client_id: CycleProgress(c.requested, c.settled, c.error) for c in message.clients}
+
+
+def _model(message: msg.ModelInfo) -> ModelState:
+    return ModelState(message.name, message.device, message.takes_points, message.takes_box)
+
+
+def _embedding(message: msg.EmbeddingStatus) -> EmbeddingState:
+    return EmbeddingState(
+        message.volume_uid,
+        tuple(map(int, message.done)),
+        tuple(map(int, message.total)),
+        float(message.rate),
+        message.sweeping,
+        int(message.bytes_used),
+    )
