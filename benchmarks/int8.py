@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an encoder in 8-bit integers is worth it on this CPU: LiteMedSAM's, quantized by NNCF, against OpenVINO's float32.
+"""LiteMedSAM's encoder in 8-bit integers, quantized by NNCF, against OpenVINO's float32 on this CPU.
 
-NNCF is no dependency of ours. In a shell that has sourced .venv/bin/activate:
+NNCF is not a dependency of samm_ros. In a shell that has sourced .venv/bin/activate:
 uv pip install --target /tmp/nncf nncf && PYTHONPATH=/tmp/nncf python benchmarks/int8.py
 """
 
@@ -12,19 +12,21 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "ros2_ws" / "src" / "samm_ros"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ros2_ws" / "src" / "samm_core"))
 
 import nncf  # noqa: E402
 import openvino  # noqa: E402
 
-from samm_ros.bench.measure import in_turn, machine, show  # noqa: E402
-from samm_ros.demo.script import mni_volume  # noqa: E402
-from samm_ros.geometry import Plane  # noqa: E402
-from samm_ros.models import load_model  # noqa: E402
-from samm_ros.models.openvino import core_count  # noqa: E402
-from samm_ros.models.parity import dice_of  # noqa: E402
-from samm_ros.prompts import PixelPrompt  # noqa: E402
-from samm_ros.volume import read_volume  # noqa: E402
+from samm_core.geometry import Plane  # noqa: E402
+from samm_core.models import load_model  # noqa: E402
+from samm_core.models.backends.openvino import core_count  # noqa: E402
+from samm_core.models.base import FEATURES  # noqa: E402
+from samm_core.models.parity import dice_of  # noqa: E402
+from samm_core.prompts import PixelPrompt  # noqa: E402
+from samm_core.sources.sample import mni_volume  # noqa: E402
+from samm_core.sources.volume import read_volume  # noqa: E402
+
+from .measure import in_turn, machine, show  # noqa: E402
 
 CALIBRATION, CHECKED, TURNS = 30, 9, 10
 BOXES = [PixelPrompt(box_xyxy=box) for box in ([40, 40, 150, 170], [70, 80, 121, 140], [33, 90, 89, 133])]
@@ -41,10 +43,10 @@ def main() -> None:
         ]
         return [volume.slice_image(*place) for place in places]
 
-    graph = openvino.Core().read_model(model.export / "encoder.xml")
+    encoder = openvino.Core().read_model(model.export / "encoder.xml")
     quantized = nncf.quantize(
-        graph,
-        nncf.Dataset([model.recipe.preprocess(image)[None] for image in slices(CALIBRATION)]),
+        encoder,
+        nncf.Dataset([model.processor.preprocess(image)[None] for image in slices(CALIBRATION)]),
         subset_size=CALIBRATION,
         model_type=nncf.ModelType.TRANSFORMER,
         preset=nncf.QuantizationPreset.MIXED,
@@ -55,12 +57,12 @@ def main() -> None:
     error, dice = [], []
     for image in slices(CHECKED):
         (exact,) = model.encode([image])
-        (features,) = int8.infer([model.recipe.preprocess(image)[None]]).values()
-        given = model.adopt(features[0].transpose(2, 0, 1), exact.original_size)
-        difference = given.as_array().astype(np.float32) - exact.as_array().astype(np.float32)
-        error.append(np.linalg.norm(difference) / np.linalg.norm(exact.as_array().astype(np.float32)))
+        (features,) = int8.infer([model.processor.preprocess(image)[None]]).values()
+        given = model.restore({FEATURES: features[0].transpose(2, 0, 1)}, exact.original_size)
+        reference, tested = (each.as_arrays()[FEATURES].astype(np.float32) for each in (exact, given))
+        error.append(np.linalg.norm(tested - reference) / np.linalg.norm(reference))
         dice += [dice_of(model.decode(given, box).mask, model.decode(exact, box).mask) for box in BOXES]
-    square = model.recipe.preprocess(image)[None]
+    square = model.processor.preprocess(image)[None]
     seconds = in_turn(
         {model.backend: lambda: model.encode([image]), "openvino int8": lambda: int8.infer([square])}, TURNS
     )
@@ -74,8 +76,8 @@ def main() -> None:
         ],
     )
     print(
-        f"int8: embeddings {np.mean(error):.2f} off float32's by norm, masks Dice {np.mean(dice):.4f} on average,"
-        f" {min(dice):.4f} at least ({len(dice)} boxes)"
+        f"int8: embeddings {np.mean(error):.2f} off float32's by norm, masks have a mean Dice of {np.mean(dice):.4f},"
+        f" a lowest of {min(dice):.4f} ({len(dice)} boxes)"
     )
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Slicer's user feels, on slicer-core: how long a mask takes to be applied to 352×352×240 voxels, how long any call blocks
-the GUI while a box is dragged, what the bridge adds to a cycle, and how soon a killed bridge is found again.
+"""Slicer-IPP on slicer-core: the time to apply a mask to 352×352×240 voxels, the time that a call blocks the GUI while a
+box is dragged, what the bridge adds to a cycle, and how soon a killed bridge is found again.
 
 It starts its own graph. Run it in a shell that has sourced .venv/bin/activate and ros2_ws/install/setup.bash:
 python benchmarks/slicer_ipp.py
@@ -21,13 +21,15 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "slicer_ros_bridge" / "SlicerIPP" / "SlicerIPP")]
 
-from ament_index_python.packages import get_package_share_directory  # noqa: E402
 from bridge_process import BridgeProcess, free_ports  # noqa: E402
 from slicer_scene import SlicerScene  # noqa: E402
+from SlicerIPPLib.client_events import BridgeState  # noqa: E402
+from SlicerIPPLib.segment_writer import SegmentWriter  # noqa: E402
 
-from samm_ros.demo.script import mni_volume  # noqa: E402
-from samm_ros.supervisor import Graph  # noqa: E402
-from samm_ros.volume import read_volume  # noqa: E402
+from samm_core.sources.sample import mni_volume  # noqa: E402
+from samm_core.sources.volume import read_volume  # noqa: E402
+from samm_ros.supervision.processes import environment  # noqa: E402
+from samm_ros.supervision.supervisor import launch  # noqa: E402
 
 DRAGS, RESTARTS = 500, 50
 
@@ -38,18 +40,15 @@ def main() -> None:
     args = parser.parse_args()
     apply()
     namespace = f"bench_{uuid.uuid4().hex[:8]}"
-    launch_file = Path(get_package_share_directory("samm_ros")) / "launch" / "samm.launch.yaml"
     folder = Path(tempfile.mkdtemp())
-    graph = Graph(launch_file, {"namespace": namespace, "sweep": "false", "bridge": "false"}, folder)
-    os.environ.update(graph.environment)
-    with graph, BridgeProcess(namespace, folder) as bridge:
+    arguments = {"namespace": namespace, "sweep": "false", "bridge": "false"}
+    os.environ.update(environment())
+    with launch(arguments, folder), BridgeProcess(namespace, folder) as bridge:
         drag(bridge)
         restart(bridge, args.restarts)
 
 
 def apply() -> None:
-    from SlicerIPPLib.segments import SegmentWriter
-
     with SlicerScene() as scene:
         node = scene.scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
         node.CreateDefaultDisplayNodes()
@@ -82,34 +81,35 @@ def drag(bridge: BridgeProcess) -> None:
         roi = scene.add_roi((36, 110, 33), (82, 162, 37), volume.geometry.ijk_to_ras)
         scene.parameters.box = roi
         scene.logic.observe()
-        scene.spin_until(lambda: scene.logic.score is not None)
+        scene.spin_until(lambda: scene.state.score is not None)
         masks, blocked, cycles = [], [], []
-        scene.logic.changed.append(lambda what: masks.append(time.perf_counter()) if what == "mask" else None)
-        scene.logic.changed.append(
-            lambda what: cycles.append(scene.logic.latency["total"] / 1e3) if what == "latency" else None
-        )
+        events = scene.logic.events
+        events.mask.connect(lambda: masks.append(time.perf_counter()))
+        events.latency.connect(lambda: cycles.append(scene.state.latency["total"] / 1e3))
         started = time.perf_counter()
         for number in range(DRAGS):
             began = time.perf_counter()
             roi.SetSize(46 + 10 * np.sin(number / 20), 52, 4)
             scene.logic.process_events()
             blocked.append(time.perf_counter() - began)
-            # A mouse tells of 120 places a second.
+            # A mouse sends 120 positions per second.
             time.sleep(max(0.0, began + 1 / 120 - time.perf_counter()))
-        print(f"masks while dragging at 120 Hz: {len(masks) / (time.perf_counter() - started):.1f} a second")
+        print(
+            f"masks while dragging at 120 Hz: {len(masks) / (time.perf_counter() - started):.1f} per second"
+        )
         show(f"GUI thread blocked by a step of the drag ({DRAGS} steps)", blocked)
-        show("cycle while dragging, as the graph tells it", cycles)
+        show("cycle while dragging, as the graph measures it", cycles)
         quiet_at = time.perf_counter() + 2.0
         scene.spin_until(lambda: time.perf_counter() > quiet_at)
         trips, cycles[:] = [], []
         for _ in range(50):
-            scene.logic.score = None
+            scene.state.score = None
             began = time.perf_counter()
             scene.logic.prompt()
-            scene.spin_until(lambda: scene.logic.score is not None)
+            scene.spin_until(lambda: scene.state.score is not None)
             trips.append(time.perf_counter() - began)
-            told = len(trips)
-            scene.spin_until(lambda told=told: len(cycles) >= told)
+            count = len(trips)
+            scene.spin_until(lambda count=count: len(cycles) >= count)
         show("prompt to mask in Slicer's scene, one at a time", trips)
         added = [trip - cycle for trip, cycle in zip(trips, cycles[-50:], strict=False)]
         show("of that outside of the graph's cycle: bridge, ZeroMQ, Slicer", added)
@@ -124,10 +124,10 @@ def restart(bridge: BridgeProcess, count: int) -> None:
         scene.connect(ports["IPP/2"])
         for _ in range(count):
             bridge.kill()
-            scene.spin_until(lambda: scene.logic.state == "lost")
+            scene.spin_until(lambda: scene.state.bridge == BridgeState.LOST)
             bridge.start(ports)
             began = time.perf_counter()
-            scene.spin_until(lambda: scene.logic.state == "connected")
+            scene.spin_until(lambda: scene.state.is_connected)
             times.append(time.perf_counter() - began)
     show(f"a bridge that was killed listens again, until Slicer is connected ({count} times)", times)
 

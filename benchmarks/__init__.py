@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Benchmarks, one file each, with main(args): `samm bench` runs them."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains a decoder that takes points on LiteMedSAM's frozen encoder. See README.md."""
