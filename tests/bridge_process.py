@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import re
 import socket
@@ -11,8 +10,9 @@ import subprocess
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 
-from samm_ros.launch_file import find_executable
+from samm_ros.supervision.processes import find_executable
 
 _LISTENS = re.compile(r"(IPP/2|SAMM) listens on tcp://.*:(\d+)")
 
@@ -28,7 +28,7 @@ def free_ports() -> dict[str, int]:
 class BridgeProcess:
     """The node in a process; a context manager. ports: by protocol, what it listens on."""
 
-    def __init__(self, namespace: str, folder: Path, **values: object) -> None:
+    def __init__(self, namespace: str, folder: Path, **values: str | int | Path) -> None:
         """values: of the node's parameters."""
         self._folder = folder
         values = {
@@ -38,7 +38,7 @@ class BridgeProcess:
             "save_folder": folder / "saved",
             **values,
         }
-        self._command = [str(find_executable("slicer_ros_bridge", "slicer_bridge", os.environ)), "--ros-args"]
+        self._command = [str(find_executable("slicer_ros_bridge", "slicer_bridge")), "--ros-args"]
         self._command += ["-r", f"__ns:=/{namespace}"]
         for name, value in values.items():
             self._command += ["-p", f"{name}:={value}"]
@@ -49,7 +49,12 @@ class BridgeProcess:
         self.start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.stop()
 
     def start(self, ports: Mapping[str, int] | None = None, listening: int = 2) -> None:

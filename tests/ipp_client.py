@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client of IPP/2 for tests, written from docs/ipp.md: one socket, no threads, every wait with a limit."""
+"""A client of IPP/2 for tests, written from docs/understand/ipp.md: one socket, no threads, every wait with a limit."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import numpy as np
 import zmq
 
-from samm_ros.mask_codec import decode_mask
-from samm_ros.volume import Volume
-from slicer_ros_bridge import ipp
+from samm_core import ipp
+from samm_core.mask_codec import decode_mask
+from samm_core.sources.volume import Volume
 
 
 class Refused(Exception):
     """The bridge answered with an error."""
 
 
-class IppClient:
+class BlockingIppClient:
     """One Slicer; a context manager. keys: the folder with client.key_secret and server.key."""
 
     def __init__(self, port: int, name: str, keys: Path | None = None, address: str = "127.0.0.1") -> None:
@@ -41,17 +43,22 @@ class IppClient:
             self.socket.curve_serverkey, _ = zmq.auth.load_certificate(keys / "server.key")
         self.socket.connect(f"tcp://{address}:{port}")
 
-    def __enter__(self) -> IppClient:
+    def __enter__(self) -> BlockingIppClient:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._context.destroy(linger=0)
 
-    def send(self, kind: str, buffer: bytes = b"", **fields: object) -> None:
+    def send(self, kind: str, buffer: bytes = b"", **fields: Any) -> None:
         self.socket.send_multipart(ipp.pack(ipp.FROM_SLICER, kind, buffer, **fields))
 
     def wait(self, wanted: Callable[[ipp.Message], bool], timeout_s: float = 60.0) -> ipp.Message:
-        """The first message from now on that is wanted; pings meanwhile, as the bridge forgets who is silent."""
+        """The first message from now on that is wanted. Pings meanwhile: the bridge forgets a silent client."""
         deadline = time.monotonic() + timeout_s
         next_ping = 0.0
         while (now := time.monotonic()) < deadline:
@@ -72,7 +79,7 @@ class IppClient:
         echo = {} if pong is None else {"bridge_ns": pong["bridge_ns"], "received_ns": time.monotonic_ns()}
         self.send("ping", sent_ns=time.monotonic_ns(), **echo)
 
-    def ask(self, kind: str, timeout_s: float = 60.0, **fields: object) -> ipp.Message:
+    def ask(self, kind: str, timeout_s: float = 60.0, **fields: Any) -> ipp.Message:
         """Send a request; its reply. Raises Refused with the sentence of an error."""
         request = next(self._ids)
         self.send(kind, id=request, **fields)
@@ -87,7 +94,7 @@ class IppClient:
     def hello(self, timeout_s: float = 60.0) -> ipp.Message:
         return self.ask("hello", timeout_s, version=ipp.VERSION, client=self.name, software="tests")
 
-    def describe(self, volume: Volume, **changes: object) -> dict[str, object]:
+    def describe(self, volume: Volume, **changes: Any) -> dict[str, Any]:
         """The fields of the `volume` message for a volume that a file was read to."""
         voxels = np.ascontiguousarray(volume.voxels)
         description = {
@@ -119,13 +126,13 @@ class IppClient:
             chunk = data[message["offset"] : message["offset"] + ipp.CHUNK_BYTES]
             self.send("chunk", chunk, key=fields["key"], offset=message["offset"], crc32=zlib.crc32(chunk))
 
-    def share_volume(self, volume: Volume, folder: Path, **changes: object) -> ipp.Message:
+    def share_volume(self, volume: Volume, folder: Path, **changes: Any) -> ipp.Message:
         """Through the bridge's folder."""
         file = folder / f"{self.name}.raw"
         file.write_bytes(np.ascontiguousarray(volume.voxels).tobytes())
         return self.ask("volume", **self.describe(volume, **{"file": file.name, **changes}))
 
-    def prompt(self, uid: str, plane: int, index: int, stream: int = 0, **fields: object) -> int:
+    def prompt(self, uid: str, plane: int, index: int, stream: int = 0, **fields: Any) -> int:
         """Send a prompt; its number."""
         number = next(self._numbers)
         prompt = {"segment": "", "points_xy": [], "labels": [], "box_xyxy": None, **fields}

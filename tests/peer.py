@@ -84,8 +84,12 @@ class Peer:
                     return next(filter(wanted, self.heard[topic]))
         raise AssertionError(f"nothing wanted on {topic} after 30 tries; heard {self.heard[topic][-1:]}")
 
+    def wait_until(self, condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
+        """For what no message tells."""
+        self._until(lambda: bool(condition()), what, timeout_s)
+
     def pause(self, seconds: float) -> None:
-        """Between two moves of a hand."""
+        """Between two moves of a user."""
         with self._changed:
             self._changed.wait_for(lambda: False, seconds)
 

@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+with contextlib.suppress(ImportError):
+    # Before VTK renders: the LLVM of Mesa, loaded first, and that of triton, which torch loads, end the process.
+    import triton  # noqa: F401
+
 import numpy as np
 import slicer.util
 import vtk
-from SlicerIPPLib.logic import SlicerIPPLogic
+from SlicerIPPLib.logic import SegmentationLogic
 from SlicerIPPLib.parameters import Parameters
+from SlicerIPPLib.state import State
 from trame_slicer.core import SlicerApp
 from vtk.util.numpy_support import vtk_to_numpy
 
@@ -37,29 +43,33 @@ class SlicerScene:
             getattr(node, f"SetOrientationTo{orient}")()
             self.slices[view] = node
         self.parameters = Parameters()
-        self.logic = SlicerIPPLogic(self.scene, self.parameters, self.slices.get)
+        self.logic = SegmentationLogic(self.scene, self.parameters, self.slices.get)
 
     def __enter__(self) -> SlicerScene:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *exception: Any) -> None:
         self.logic.close()
         self.scene.Clear(False)
 
-    def spin_until(self, condition: Callable[[], object], timeout_s: float = 90.0) -> None:
+    @property
+    def state(self) -> State:
+        return self.logic.state
+
+    def spin_until(self, condition: Callable[[], Any], timeout_s: float = 90.0) -> None:
         """Serve the logic's events, as Slicer's event loop does with a socket notifier, until something is so."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline, (
-                f"waited {timeout_s} s in vain; state {self.logic.state}, objection {self.logic.objection!r}, "
-                f"log {self.logic.log[-4:]}, load {self.logic.reasons()['load']!r}"
+                f"waited {timeout_s} s in vain; bridge {self.state.bridge}, problem {self.state.prompt_problem!r}, "
+                f"log {self.state.log[-4:]}, load {self.logic.reasons()['load']!r}"
             )
             if select.select([self.logic.fileno()], [], [], 0.1)[0]:
                 self.logic.process_events()
 
     def connect(self, port: int) -> None:
         self.logic.connect(f"tcp://127.0.0.1:{port}")
-        self.spin_until(lambda: self.logic.state == "connected" and self.logic.model)
+        self.spin_until(lambda: self.state.is_connected and self.state.model)
 
     def add_volume(self, voxels: np.ndarray, ijk_to_ras: np.ndarray, window: tuple[float, float]) -> Any:
         volume = self.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "volume of the test")
@@ -74,7 +84,7 @@ class SlicerScene:
 
     def load(self) -> None:
         self.logic.load_volume()
-        self.spin_until(self.logic._is_ours)
+        self.spin_until(lambda: self.state.has_loaded(self.parameters.volume))
 
     def add_roi(self, low: Sequence[float], high: Sequence[float], ijk_to_world: np.ndarray) -> Any:
         """A ROI along the voxels of a volume, between two IJK positions."""

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import itertools
-import os
+import queue
 import socket
 import subprocess
 import time
+import urllib.error
+import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -18,17 +21,19 @@ import pytest
 import SimpleITK as sitk
 from bridge_process import BridgeProcess, free_ports
 from diagnostic_msgs.msg import DiagnosticArray
-from ipp_client import IppClient, Refused
+from ipp_client import BlockingIppClient, Refused
 from peer import Peer
 from samm_msgs.msg import TaskEvent
 
-from samm_ros.demo.client import GraphClient
-from samm_ros.geometry import Plane
-from samm_ros.launch_file import find_executable
-from samm_ros.nodes import graph
-from samm_ros.prompts import PixelPrompt
-from samm_ros.volume import Volume, read_volume
-from slicer_ros_bridge import ipp
+from samm_core import ipp
+from samm_core.geometry import Plane
+from samm_core.prompts import PixelPrompt
+from samm_core.sources.volume import Volume, read_here
+from samm_ros import topics
+from samm_ros.client import GraphClient
+from samm_ros.supervision.processes import find_executable
+from slicer_ros_bridge import curve
+from slicer_ros_bridge.worker import Worker
 
 pytestmark = pytest.mark.xdist_group("graph")
 
@@ -55,15 +60,15 @@ def lone_bridge(namespace: str, tmp_path: Path) -> Iterator[BridgeProcess]:
 
 
 @pytest.fixture
-def slicer(bridge: BridgeProcess) -> Iterator[IppClient]:
-    with IppClient(bridge.ports["IPP/2"], f"slicer-{uuid.uuid4().hex[:8]}") as client:
+def slicer(bridge: BridgeProcess) -> Iterator[BlockingIppClient]:
+    with BlockingIppClient(bridge.ports["IPP/2"], f"slicer-{uuid.uuid4().hex[:8]}") as client:
         client.hello()
         client.wait(lambda m: m.type == "volume" and m["uid"])
         yield client
 
 
 @pytest.fixture
-def loaded(slicer: IppClient, mni: Volume) -> str:
+def loaded(slicer: BlockingIppClient, mni: Volume) -> str:
     """The uid of the MNI volume, sent by Slicer."""
     return _share(slicer, mni)
 
@@ -74,16 +79,16 @@ def cropped(mni_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Volume:
     path = tmp_path_factory.mktemp("cropped") / "cropped.nrrd"
     image = sitk.Cast(sitk.ReadImage(str(mni_path)), sitk.sitkInt16)
     sitk.WriteImage(image[40:160, 60:180, 50:160], str(path))
-    return read_volume(path)
+    return read_here(path)
 
 
-def _share(slicer: IppClient, volume: Volume) -> str:
+def _share(slicer: BlockingIppClient, volume: Volume) -> str:
     folder = next(m for m in slicer.heard if m.type == "welcome")["folder"]
     return slicer.share_volume(volume, Path(folder))["uid"]
 
 
 def test_a_box_from_slicer_gives_the_mask_of_the_direct_call(
-    slicer: IppClient, loaded: str, mni: Volume, lite_medsam
+    slicer: BlockingIppClient, loaded: str, mni: Volume, lite_medsam
 ) -> None:
     number = slicer.prompt(loaded, Plane.AXIAL, INDEX, box_xyxy=list(BOX), segment="pole")
     message, mask = slicer.mask(number)
@@ -97,7 +102,20 @@ def test_a_box_from_slicer_gives_the_mask_of_the_direct_call(
     assert 0 < message["score"] <= 1
 
 
-def test_the_live_latency_of_the_five_tasks_is_told(slicer: IppClient, loaded: str) -> None:
+@pytest.mark.parametrize("box", [None, list(BOX)], ids=["clicks", "clicks and a box"])
+def test_clicks_from_slicer_give_the_mask_of_the_direct_call(
+    slicer: BlockingIppClient, loaded: str, mni: Volume, lite_medsam, box: list[float] | None
+) -> None:
+    points, labels = [[59.0, 136.0], [95.0, 120.0]], [1, 0]
+    number = slicer.prompt(loaded, Plane.AXIAL, INDEX, points_xy=points, labels=labels, box_xyxy=box)
+    _, mask = slicer.mask(number)
+    (embedding,) = lite_medsam.encode([mni.slice_image(Plane.AXIAL, INDEX)])
+    expected = lite_medsam.decode(embedding, PixelPrompt(points, labels, box)).mask
+    assert expected.sum() > 100
+    assert (mask ^ expected).sum() <= 0.01 * expected.sum()
+
+
+def test_the_live_latency_of_the_five_tasks_is_told(slicer: BlockingIppClient, loaded: str) -> None:
     message, _ = slicer.mask(slicer.prompt(loaded, Plane.AXIAL, INDEX, box_xyxy=list(BOX)))
     cycle = slicer.wait(lambda m: m.type == "cycle" and m["cycle"] == message["cycle"])
     assert list(cycle["intervals_ms"]) == ["SND_INF", "RCV_INF", "CPL_INF", "RCV_MSK", "APL_MSK"]
@@ -105,7 +123,7 @@ def test_the_live_latency_of_the_five_tasks_is_told(slicer: IppClient, loaded: s
 
 
 def test_slicers_own_apl_msk_is_in_the_trace_on_the_graphs_clock(
-    slicer: IppClient, loaded: str, shared_graph: str
+    slicer: BlockingIppClient, loaded: str, shared_graph: str
 ) -> None:
     behind_ns = 10**12
     stamps: dict[int, tuple[int, int]] = {}
@@ -117,7 +135,7 @@ def test_slicers_own_apl_msk_is_in_the_trace_on_the_graphs_clock(
         slicer.send("applied", cycle=message["cycle"], stream=0, completed=True, **times)
 
     with Peer(shared_graph) as peer:
-        peer.listen(TaskEvent, graph.TASK_EVENTS, graph.EVENTS)
+        peer.listen(TaskEvent, topics.TASK_EVENTS, topics.EVENTS)
         for _ in range(3):
             # A clock that is far behind the graph's, as another computer's is.
             sent_ns = time.monotonic_ns() - behind_ns
@@ -126,7 +144,7 @@ def test_slicers_own_apl_msk_is_in_the_trace_on_the_graphs_clock(
             now_ns = time.monotonic_ns() - behind_ns
             slicer.send("ping", sent_ns=now_ns, bridge_ns=pong["bridge_ns"], received_ns=now_ns)
         # The peer hears the bridge only once it has discovered it: then the newest is heard.
-        event = peer.do_until(apply, graph.TASK_EVENTS, lambda e: e.node == f"slicer/{slicer.name}")
+        event = peer.do_until(apply, topics.TASK_EVENTS, lambda e: e.node == f"slicer/{slicer.name}")
     started_ns, ended_ns = stamps[event.cycle]
     assert (event.task, event.outcome) == (TaskEvent.APL_MSK, TaskEvent.COMPLETED)
     # Loopback's round trip, on a busy computer.
@@ -142,12 +160,11 @@ def test_slicers_own_apl_msk_is_in_the_trace_on_the_graphs_clock(
         ({"box_xyxy": None}, "empty"),
         ({"box_xyxy": [10.0, 10.0, 10.0, 10.0]}, "no area"),
         ({"box_xyxy": [900.0, 900.0, 950.0, 950.0]}, "outside"),
-        ({"box_xyxy": None, "points_xy": [[60, 60]], "labels": [1]}, "takes no points"),
     ],
     ids=lambda value: "" if isinstance(value, str) else "-".join(value),
 )
 def test_a_prompt_without_an_answer_is_refused_in_a_sentence(
-    slicer: IppClient, loaded: str, change: dict, sentence: str
+    slicer: BlockingIppClient, loaded: str, change: dict, sentence: str
 ) -> None:
     prompt = {"uid": loaded, "plane": 0, "index": INDEX, "box_xyxy": list(BOX), **change}
     with pytest.raises(Refused, match=sentence):
@@ -155,14 +172,16 @@ def test_a_prompt_without_an_answer_is_refused_in_a_sentence(
     assert slicer.mask(slicer.prompt(loaded, 0, INDEX, box_xyxy=list(BOX)))[1].any()
 
 
-def test_labels_that_are_not_one_a_point_are_refused(slicer: IppClient, loaded: str) -> None:
+def test_labels_that_are_not_one_a_point_are_refused(slicer: BlockingIppClient, loaded: str) -> None:
     slicer.prompt(loaded, 0, INDEX, points_xy=[[1, 2], [3, 4]], labels=[1])
     error = slicer.wait(lambda m: m.type == "error")
     assert "1 labels for 2 points" in error["message"]
 
 
-def test_two_slicers_get_each_their_own_masks(bridge: BridgeProcess, slicer: IppClient, loaded: str) -> None:
-    with IppClient(bridge.ports["IPP/2"], "the other") as other:
+def test_two_slicers_get_each_their_own_masks(
+    bridge: BridgeProcess, slicer: BlockingIppClient, loaded: str
+) -> None:
+    with BlockingIppClient(bridge.ports["IPP/2"], "the other") as other:
         other.hello()
         boxes = [[36.0, 110.0, 82.0, 162.0], [110.0, 110.0, 160.0, 165.0]]
         for _ in range(3):
@@ -181,7 +200,7 @@ def test_two_slicers_get_each_their_own_masks(bridge: BridgeProcess, slicer: Ipp
     assert not mine & theirs
 
 
-def test_streams_of_one_slicer_do_not_supersede_each_other(slicer: IppClient, loaded: str) -> None:
+def test_streams_of_one_slicer_do_not_supersede_each_other(slicer: BlockingIppClient, loaded: str) -> None:
     dragged = [slicer.prompt(loaded, 0, INDEX, box_xyxy=[36.0 + n, 110.0, 82.0, 162.0]) for n in range(5)]
     propagated = slicer.prompt(loaded, 0, INDEX, stream=1, box_xyxy=list(BOX))
     wanted = {dragged[-1], propagated}
@@ -191,10 +210,10 @@ def test_streams_of_one_slicer_do_not_supersede_each_other(slicer: IppClient, lo
 
 
 def test_a_volume_over_the_wire_goes_on_where_it_was_cut(
-    bridge: BridgeProcess, slicer: IppClient, cropped: Volume
+    bridge: BridgeProcess, slicer: BlockingIppClient, cropped: Volume
 ) -> None:
     assert slicer.send_volume(cropped, stop_after=1) is None
-    with IppClient(bridge.ports["IPP/2"], slicer.name) as again:
+    with BlockingIppClient(bridge.ports["IPP/2"], slicer.name) as again:
         again.hello()
         reply = again.send_volume(cropped)
         offsets = [m["offset"] for m in again.heard if m.type == "volume_wanted"]
@@ -209,7 +228,7 @@ def test_a_volume_over_the_wire_goes_on_where_it_was_cut(
         assert not [m for m in again.heard[before:] if m.type == "volume_wanted"]
 
 
-def test_a_damaged_chunk_is_asked_for_again(slicer: IppClient, cropped: Volume) -> None:
+def test_a_damaged_chunk_is_asked_for_again(slicer: BlockingIppClient, cropped: Volume) -> None:
     changed = np.ascontiguousarray(cropped.voxels[::-1])
     volume = Volume(changed, cropped.geometry, cropped.window, "v", "", "")
     fields = slicer.describe(volume)
@@ -234,7 +253,7 @@ def test_a_damaged_chunk_is_asked_for_again(slicer: IppClient, cropped: Volume) 
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
 )
 def test_a_volume_that_cannot_be_is_refused_and_the_loaded_one_stays(
-    slicer: IppClient, loaded: str, cropped: Volume, changes: dict, sentence: str
+    slicer: BlockingIppClient, loaded: str, cropped: Volume, changes: dict, sentence: str
 ) -> None:
     changed = np.ascontiguousarray(cropped.voxels[:, ::-1])
     volume = Volume(changed, cropped.geometry, cropped.window, "v", "", "")
@@ -244,7 +263,7 @@ def test_a_volume_that_cannot_be_is_refused_and_the_loaded_one_stays(
     assert slicer.mask(slicer.prompt(loaded, 0, INDEX, box_xyxy=list(BOX)))[1].any()
 
 
-def test_of_a_dragged_window_the_newest_is_set(slicer: IppClient, cropped: Volume) -> None:
+def test_of_a_dragged_window_the_newest_is_set(slicer: BlockingIppClient, cropped: Volume) -> None:
     uid = _share(slicer, cropped)
     # Whole numbers too, as JSON has them.
     for request, upper in zip(itertools.count(500), (150, 160.0, 170.0, 180), strict=False):
@@ -258,7 +277,9 @@ def test_of_a_dragged_window_the_newest_is_set(slicer: IppClient, cropped: Volum
         slicer.ask("window", uid=uid, window=[5.0, 5.0])
 
 
-def test_undo_save_and_models_reach_the_graph(slicer: IppClient, bridge: BridgeProcess, loaded: str) -> None:
+def test_undo_save_and_models_reach_the_graph(
+    slicer: BlockingIppClient, bridge: BridgeProcess, loaded: str
+) -> None:
     message, mask = slicer.mask(slicer.prompt(loaded, 0, INDEX, box_xyxy=list(BOX), segment=uuid.uuid4().hex))
     slicer.wait(lambda m: m.type == "cycle" and m["cycle"] == message["cycle"])
 
@@ -278,9 +299,9 @@ def test_undo_save_and_models_reach_the_graph(slicer: IppClient, bridge: BridgeP
 
 
 def test_one_slicer_cannot_undo_the_others_mask(
-    bridge: BridgeProcess, slicer: IppClient, loaded: str
+    bridge: BridgeProcess, slicer: BlockingIppClient, loaded: str
 ) -> None:
-    with IppClient(bridge.ports["IPP/2"], "the other") as other:
+    with BlockingIppClient(bridge.ports["IPP/2"], "the other") as other:
         other.hello()
         message, _ = other.mask(other.prompt(loaded, 0, INDEX, box_xyxy=list(BOX)))
         other.wait(lambda m: m.type == "cycle" and m["cycle"] == message["cycle"])
@@ -288,8 +309,8 @@ def test_one_slicer_cannot_undo_the_others_mask(
         slicer.ask("undo")
 
 
-def test_who_says_no_hello_or_the_wrong_one_is_told_so(bridge: BridgeProcess) -> None:
-    with IppClient(bridge.ports["IPP/2"], "silent") as client:
+def test_a_client_without_a_hello_or_with_a_wrong_one_is_told_so(bridge: BridgeProcess) -> None:
+    with BlockingIppClient(bridge.ports["IPP/2"], "silent") as client:
         with pytest.raises(Refused, match="Say hello first"):
             client.ask("undo")
         with pytest.raises(Refused, match="not IPP/9"):
@@ -298,20 +319,20 @@ def test_who_says_no_hello_or_the_wrong_one_is_told_so(bridge: BridgeProcess) ->
 
 def test_a_slicer_that_vanished_is_forgotten(lone_bridge: BridgeProcess, namespace: str) -> None:
     with Peer(namespace) as peer:
-        peer.listen(DiagnosticArray, graph.DIAGNOSTICS, 10)
+        peer.listen(DiagnosticArray, topics.DIAGNOSTICS, 10)
 
         def slicers(array: DiagnosticArray) -> str:
             return next((v.value for s in array.status for v in s.values if v.key == "Slicers"), "")
 
-        with IppClient(lone_bridge.ports["IPP/2"], "soon gone") as client:
+        with BlockingIppClient(lone_bridge.ports["IPP/2"], "soon gone") as client:
             client.hello()
-            peer.wait_for(graph.DIAGNOSTICS, lambda a: slicers(a) == "soon gone")
-        peer.heard[graph.DIAGNOSTICS].clear()
-        peer.wait_for(graph.DIAGNOSTICS, lambda a: slicers(a) == "none", timeout_s=20.0)
+            peer.wait_for(topics.DIAGNOSTICS, lambda a: slicers(a) == "soon gone")
+        peer.heard[topics.DIAGNOSTICS].clear()
+        peer.wait_for(topics.DIAGNOSTICS, lambda a: slicers(a) == "none", timeout_s=20.0)
 
 
 def test_without_a_graph_the_bridge_says_what_is_away(lone_bridge: BridgeProcess, cropped: Volume) -> None:
-    with IppClient(lone_bridge.ports["IPP/2"], "early") as client:
+    with BlockingIppClient(lone_bridge.ports["IPP/2"], "early") as client:
         welcome = client.hello()
         with pytest.raises(Refused, match="load_volume is away"):
             client.share_volume(cropped, Path(welcome["folder"]))
@@ -328,7 +349,7 @@ def test_a_bridge_that_was_killed_goes_on_with_the_same_slicers(
     bridge = BridgeProcess(shared_graph, tmp_path)
     bridge.start(ports)
     try:
-        with IppClient(ports["IPP/2"], "patient") as client:
+        with BlockingIppClient(ports["IPP/2"], "patient") as client:
             client.hello()
             uid = _share(client, mni)
             assert client.mask(client.prompt(uid, 0, INDEX, box_xyxy=list(BOX)))[1].any()
@@ -389,15 +410,15 @@ def test_with_keys_no_key_and_a_wrong_key_are_refused_and_the_right_one_is_not(
     (wrong / "server.key").write_text((keys / "server.key").read_text())
     with BridgeProcess(namespace, tmp_path, address="0.0.0.0", keys_folder=keys) as bridge:
         port = bridge.ports["IPP/2"]
-        with IppClient(port, "right", keys=keys) as client:
+        with BlockingIppClient(port, "right", keys=keys) as client:
             assert client.hello()["version"] == ipp.VERSION
         for given in (None, wrong):
             with (
-                IppClient(port, "wrong", keys=given) as client,
+                BlockingIppClient(port, "wrong", keys=given) as client,
                 pytest.raises(AssertionError, match="in vain"),
             ):
                 client.hello(timeout_s=2.0)
-        with IppClient(port, "right", keys=keys) as client:
+        with BlockingIppClient(port, "right", keys=keys) as client:
             assert client.hello()
 
 
@@ -416,7 +437,7 @@ def test_a_bridge_that_would_be_open_does_not_start(
 ) -> None:
     if folder == "readable":
         (make_keys(tmp_path / folder) / "server.key_secret").chmod(0o644)
-    executable = find_executable("slicer_ros_bridge", "slicer_bridge", os.environ)
+    executable = find_executable("slicer_ros_bridge", "slicer_bridge")
     keys_folder = str(tmp_path / folder) if folder else "''"
     command = [executable, "--ros-args", "-r", f"__ns:=/{namespace}", "-p", f"address:={address}"]
     command += ["-p", "port:=0", "-p", "samm_port:=-1", "-p", f"keys_folder:={keys_folder}"]
@@ -424,6 +445,67 @@ def test_a_bridge_that_would_be_open_does_not_start(
     assert ended.returncode != 0
     assert sentence in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_damaged_server_key_is_an_error_at_the_start(tmp_path: Path) -> None:
+    folder = make_keys(tmp_path / "keys")
+    secret = folder / curve.SERVER_SECRET
+    for damaged in (
+        "",
+        "nothing",
+        secret.read_text()[:-20],
+        secret.read_text().replace("secret-key", "other"),
+    ):
+        secret.write_text(damaged)
+        with pytest.raises(curve.SecurityError, match="is damaged"):
+            curve.require_safe("127.0.0.1", str(folder))
+
+
+def test_a_public_key_that_is_deleted_ends_its_connection(namespace: str, tmp_path: Path) -> None:
+    folder = make_keys(tmp_path / "keys")
+    with BridgeProcess(namespace, tmp_path, address="127.0.0.1", keys_folder=folder) as bridge:
+        port = bridge.ports["IPP/2"]
+        with BlockingIppClient(port, "revoked", keys=folder) as client:
+            client.hello()
+            (folder / curve.ALLOWED / "client.key").unlink()
+            # All connections are ended by listening anew.
+            bridge.wait_line("IPP/2 listens")
+        with (
+            BlockingIppClient(port, "revoked", keys=folder) as client,
+            pytest.raises(AssertionError, match="in vain"),
+        ):
+            client.hello(timeout_s=2.0)
+
+
+def test_a_bridge_whose_sockets_thread_dies_ends_with_a_sentence(namespace: str, tmp_path: Path) -> None:
+    """The server's key is gone when it is needed again."""
+    keys = make_keys(tmp_path / "keys")
+    with BridgeProcess(namespace, tmp_path, keys_folder=keys) as bridge:
+        (keys / curve.SERVER_SECRET).unlink()
+        for public in (keys / curve.ALLOWED).iterdir():
+            public.unlink()
+        bridge.wait_line("holds no pair of CURVE keys")
+        assert bridge.process.wait(60) == 1
+
+
+def test_whatever_fails_in_the_bridges_work_is_answered() -> None:
+    answers: queue.SimpleQueue[tuple[Any, str]] = queue.SimpleQueue()
+    worker = Worker(lambda call: call())
+
+    def answered(call: Callable[[], Any]) -> tuple[Any, str]:
+        worker.do(call, lambda value, why: answers.put((value, why)))
+        return answers.get(timeout=30)
+
+    value, why = answered(lambda: np.frombuffer(b"123", np.int16))
+    assert value is None
+    assert why.startswith("The bridge failed at it (ValueError: ")
+    assert answered(lambda: 7) == (7, "")
+    worker.close()
+
+
+def test_http_on_the_samm_port_is_refused_at_once(lone_bridge: BridgeProcess) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        urllib.request.urlopen(f"http://127.0.0.1:{lone_bridge.ports['SAMM']}/health", timeout=30)
 
 
 def test_keys_are_never_overwritten(keys: Path, capsys: pytest.CaptureFixture) -> None:

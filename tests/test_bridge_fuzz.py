@@ -12,10 +12,10 @@ import numpy as np
 import psutil
 import zmq
 from bridge_process import BridgeProcess
-from ipp_client import IppClient, Refused
-from samm_client import SammClient
+from ipp_client import BlockingIppClient, Refused
+from samm_extension import SammExtension
 
-from slicer_ros_bridge import ipp
+from samm_core import ipp
 
 ROUNDS, IN_FLIGHT = 10, 200
 PER_ROUND = 5_000
@@ -132,7 +132,7 @@ def mutate(chance: random.Random, frames: list[bytes], others: list[list[bytes]]
 
 
 class Attacker:
-    """One DEALER that keeps some messages in flight."""
+    """One DEALER with some messages in flight at all times."""
 
     def __init__(self, port: int, seeds: list[list[bytes]], envelope: list[bytes]) -> None:
         self._context = zmq.Context()
@@ -199,11 +199,11 @@ def test_a_hundred_thousand_hostile_messages_leave_a_bridge_that_serves(
         assert threads[-1] <= threads[1], threads
         assert not any("Traceback" in line for line in bridge.lines), bridge.lines[-30:]
 
-        with IppClient(bridge.ports["IPP/2"], "honest") as honest:
+        with BlockingIppClient(bridge.ports["IPP/2"], "honest") as honest:
             assert honest.hello()["version"] == ipp.VERSION
             try:
                 honest.ask("undo")
             except Refused as refusal:
                 assert "away" in str(refusal)
-        with SammClient(bridge.ports["SAMM"]) as client:
+        with SammExtension(bridge.ports["SAMM"]) as client:
             assert client.set_image_size((3, 4, 5)) == b"\1"

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -13,16 +15,24 @@ from hypothesis.extra import numpy as hnp
 from rclpy.serialization import deserialize_message, serialize_message
 from samm_msgs.msg import EmbeddingRequest, SliceEmbedding, SliceMask, SliceRequest
 
-from samm_ros.cycle import Answer, CycleCounter, Request, SliceId, request_objection
-from samm_ros.errors import MaskError, PromptError
-from samm_ros.geometry import Plane, VolumeGeometry
-from samm_ros.mask_codec import MaskEncoding
-from samm_ros.models.base import Embedding
-from samm_ros.nodes import wire
-from samm_ros.prompts import PixelPrompt
+from samm_core.cycle.request import Answer, CycleCounter, Request, request_error
+from samm_core.errors import MaskError, PromptError
+from samm_core.geometry import Plane, VolumeGeometry
+from samm_core.mask_codec import MaskEncoding
+from samm_core.models.base import Embedding
+from samm_core.prompts import PixelPrompt
+from samm_core.sources.base import ImageId, SliceKey
+from samm_core.sources.volume import LoadedVolume
+from samm_core.sources.window import Window
+from samm_ros import conversions
 
 names = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=20)
-slices = st.builds(SliceId, names, st.sampled_from(Plane), st.integers(-(2**31), 2**31 - 1))
+windows = st.none() | st.builds(
+    lambda lower, width: Window(lower, lower + width), st.integers(-2000, 2000), st.integers(1, 4000)
+)
+slices = st.builds(
+    ImageId, names, st.builds(SliceKey, st.sampled_from(Plane), st.integers(-(2**31), 2**31 - 1), windows)
+)
 shapes = st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
 cycles = st.integers(0, 2**64 - 1)
 pixel = st.floats(-1e4, 1e4, width=32)
@@ -55,8 +65,8 @@ answers = st.builds(
 
 @given(requests)
 def test_a_request_comes_over_the_wire_unchanged(request: Request) -> None:
-    raw = serialize_message(wire.request_to_msg(request, 1, wire.Time()))
-    received = wire.request_from_msg(deserialize_message(raw, SliceRequest))
+    raw = serialize_message(conversions.request_to_msg(request, 1, conversions.Time()))
+    received = conversions.request_from_msg(deserialize_message(raw, SliceRequest))
     for field in dataclasses.fields(Request):
         if field.name != "prompt":
             assert getattr(received, field.name) == getattr(request, field.name)
@@ -69,8 +79,8 @@ def test_a_request_comes_over_the_wire_unchanged(request: Request) -> None:
 
 @given(answers)
 def test_an_answer_comes_over_the_wire_unchanged(answer: Answer) -> None:
-    raw = serialize_message(wire.answer_to_msg(answer, 1, wire.Time()))
-    assert wire.answer_from_msg(deserialize_message(raw, SliceMask)) == answer
+    raw = serialize_message(conversions.answer_to_msg(answer, 1, conversions.Time()))
+    assert conversions.answer_from_msg(deserialize_message(raw, SliceMask)) == answer
 
 
 @given(answers, answers)
@@ -80,7 +90,7 @@ def test_two_answers_that_differ_have_different_checksums(one: Answer, other: An
 
 @given(st.data(), answers)
 def test_a_mask_damaged_at_any_byte_is_refused_or_the_same(data: st.DataObject, answer: Answer) -> None:
-    raw = bytearray(serialize_message(wire.answer_to_msg(answer, 1, wire.Time())))
+    raw = bytearray(serialize_message(conversions.answer_to_msg(answer, 1, conversions.Time())))
     position = data.draw(st.integers(4, len(raw) - 1))
     raw[position] ^= 1 << data.draw(st.integers(0, 7))
     try:
@@ -89,7 +99,7 @@ def test_a_mask_damaged_at_any_byte_is_refused_or_the_same(data: st.DataObject, 
         # DDS refused it before it could reach a node.
         return
     try:
-        received = wire.answer_from_msg(message)
+        received = conversions.answer_from_msg(message)
     except MaskError:
         return
     # The header and the sequence number are no part of what is applied.
@@ -101,7 +111,7 @@ embeddings = st.builds(
     hnp.arrays(
         st.sampled_from([np.float16, np.float32]),
         st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4)),
-    ),
+    ).map(lambda features: {"features": features}),
     st.tuples(st.integers(1, 9999), st.integers(1, 9999)),
     st.just((256, 256)),
 )
@@ -109,11 +119,12 @@ embeddings = st.builds(
 
 @given(st.data(), slices, names, embeddings)
 def test_an_embedding_comes_over_the_wire_unchanged_or_is_refused(
-    data: st.DataObject, slice_id: SliceId, model: str, embedding: Embedding
+    data: st.DataObject, image: ImageId, model: str, embedding: Embedding
 ) -> None:
-    wish = EmbeddingRequest(slice=wire.slice_to_msg(slice_id), model=model)
-    raw = bytearray(serialize_message(wire.embedding_to_msg(wish, embedding)))
-    features, size = wire.embedding_from_msg(deserialize_message(bytes(raw), SliceEmbedding))
+    request = EmbeddingRequest(image=conversions.image_to_msg(image), model=model)
+    raw = bytearray(serialize_message(conversions.embedding_to_msg(request, embedding)))
+    tensors, size = conversions.embedding_from_msg(deserialize_message(bytes(raw), SliceEmbedding))
+    features = tensors["features"]
     assert features.dtype == embedding.features.dtype
     assert (features.tobytes(), features.shape) == (embedding.features.tobytes(), embedding.features.shape)
     assert size == embedding.original_size
@@ -124,12 +135,12 @@ def test_an_embedding_comes_over_the_wire_unchanged_or_is_refused(
     except (RuntimeError, UnicodeDecodeError):
         return  # DDS refused it before it could reach a node
     try:
-        features, size = wire.embedding_from_msg(message)
+        tensors, size = conversions.embedding_from_msg(message)
     except PromptError:
         return
     # What was hit is padding.
-    assert features.tobytes() == embedding.features.tobytes()
-    assert (size, message.slice, message.model) == (embedding.original_size, wish.slice, model)
+    assert tensors["features"].tobytes() == embedding.features.tobytes()
+    assert (size, message.image, message.model) == (embedding.original_size, request.image, model)
 
 
 @given(
@@ -143,9 +154,27 @@ def test_a_hostile_request_raises_nothing_but_a_sentence(
     points: list[float], labels: list[int], box: list[float], has_box: bool, plane: int
 ) -> None:
     message = SliceRequest(points_xy=points, labels=labels, box_xyxy=box, has_box=has_box)
-    message.slice.plane = plane
+    message.image.plane = plane
     with pytest.raises(PromptError):
-        wire.request_from_msg(message)
+        conversions.request_from_msg(message)
+
+
+def described(*parts: bytes) -> int:
+    """The checksum as SliceRequest.msg tells a C++ programmer."""
+    return zlib.crc32(b"".join(len(part).to_bytes(4, "little") + part for part in parts))
+
+
+def test_checksums_are_those_that_their_messages_describe() -> None:
+    image = ImageId("ä volume", SliceKey(Plane.CORONAL, 7, Window(-1.5, 80)))
+    prompt = PixelPrompt(np.array([(1, 2)]), np.ones(1, np.uint8), np.array([0, 1, 2, 3]))
+    numbers = struct.pack("<QBiddII", 2**60, 1, 7, -1.5, 80.0, 40, 30)
+    names = b"me", b"liver", "ä volume".encode()
+    box = struct.pack("<4f", 0, 1, 2, 3)
+    request = Request(2**60, "me", "liver", image, (40, 30), prompt)
+    assert request.checksum() == described(numbers, *names, struct.pack("<2f", 1, 2), b"\x01", box)
+    answer = Answer(2**60, "me", "liver", image, (40, 30), "m", MaskEncoding.BITS_ZLIB, b"mask", 0.5, "why")
+    scored = struct.pack("<Bf", MaskEncoding.BITS_ZLIB, 0.5)
+    assert answer.checksum() == described(numbers, *names, b"m", scored, b"why", b"mask")
 
 
 def test_cycles_grow_across_restarts() -> None:
@@ -164,7 +193,8 @@ def test_a_request_off_the_volume_is_refused_and_no_other(
     geometry = VolumeGeometry((7, 8, 9), np.eye(4))
     rows, columns = geometry.slice_shape(plane)
     prompt = PixelPrompt(np.array([(x, y)]), np.ones(1, np.uint8))
-    request = Request(1, "me", "", SliceId("uid", plane, index), (rows, columns), prompt)
+    request = Request(1, "me", "", ImageId("uid", SliceKey(plane, index)), (rows, columns), prompt)
     fits = 0 <= index < geometry.slice_count(plane) and -0.5 <= x <= columns - 0.5 and -0.5 <= y <= rows - 0.5
-    assert (request_objection(request, "uid", geometry) == "") == fits
-    assert request_objection(request, "other", geometry)
+    loaded = LoadedVolume("uid", "a volume", "", geometry, Window(0, 1))
+    assert (request_error(request, {"uid": loaded}) == "") == fits
+    assert "is not loaded" in request_error(request, {"other": loaded})

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from samm_core.errors import PromptError
+from samm_core.geometry import Plane, VolumeGeometry
+from samm_core.models.parity import dice_of
+from samm_core.prompts import PixelPrompt
+from samm_ros import cli
 from samm_ros.demo import script
-from samm_ros.errors import PromptError
-from samm_ros.geometry import Plane, VolumeGeometry
 
 GEOMETRY = VolumeGeometry(
     (60, 50, 40), np.array([[-2.0, 0, 0, 60], [0, -2.0, 0, 50], [0, 0, 3.0, -10], [0, 0, 0, 1]])
@@ -80,18 +83,60 @@ def test_a_users_volume_is_segmented_from_boxes_in_millimetres_and_pixels(ball: 
         (["--box=tilted:20:1,1,5,5"], "is no prompt"),
         (["--box=axial:ras:0,0,9999,1,1,9999"], "outside the volume"),
         (["--box=axial:20:1,1,5,5", "--box=axial:20:2,2,6,6"], "one box a slice"),
+        (["--box=axial:40:1,1,5,5"], "no axial slice 40; the volume has slices 0 to 39"),
+        (["--box=axial:20:1,1,nan,5"], "not finite"),
+        (["--point=axial:20:60,1"], "outside the axial slices, which have 60 × 50 pixels"),
+        (["--box=axial:20:1,1,5,5", "--output=/dev/null"], "/dev/null cannot be written"),
+        (["--box=axial:20:1,1,5,5", "--output=/dev/null/x"], "/dev/null/x cannot be written"),
+        (["--box=axial:20:1,1,5,5", "--output=/proc/x"], "/proc/x cannot be written"),
         (["--window=ct_soup", "--box=axial:20:1,1,5,5"], "no window preset ct_soup"),
     ],
 )
 def test_a_demo_that_cannot_be_is_refused_before_anything_starts(
-    ball: Path, tmp_path: Path, arguments: list[str], sentence: str
+    ball: Path, tmp_path: Path, capsys: pytest.CaptureFixture, arguments: list[str], sentence: str
 ) -> None:
     volume = [] if arguments[:1] == ["/absent.nii.gz"] else [str(ball)]
-    run = demo(*volume, *arguments, f"--output={tmp_path / 'out'}", timeout_s=60)
+    assert cli.main(["demo", *volume, f"--output={tmp_path / 'out'}", *arguments]) == 2
+    said = capsys.readouterr()
+    assert sentence in said.err
+    assert "Starting" not in said.out
+
+
+@pytest.mark.parametrize("name", ["segmentation.nii.gz", "segmentation.seg.nrrd", "montage.png"])
+@pytest.mark.parametrize("through", ["itself", "a link to it"])
+def test_a_demo_never_writes_over_its_volume(
+    ball: Path, tmp_path: Path, capsys: pytest.CaptureFixture, name: str, through: str
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    volume = output / name
+    if through == "a link to it":
+        volume.symlink_to(tmp_path / name)
+        volume = tmp_path / name
+    if name == "montage.png":
+        sitk.WriteImage(sitk.Image(60, 50, sitk.sitkUInt8), str(volume))
+    else:
+        sitk.WriteImage(sitk.ReadImage(str(ball)), str(volume))
+    before = volume.read_bytes()
+    assert cli.main(["demo", str(volume), "--box=axial:0:1,1,5,5", f"--output={output}"]) == 2
+    said = capsys.readouterr()
+    assert f"{output / name} is the volume that was loaded" in said.err
+    assert "Starting" not in said.out
+    assert volume.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["segmentation.nii.gz", "montage.png"])
+def test_the_volume_is_not_overwritten_by_what_the_demo_leaves(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    sitk.WriteImage(sitk.GetImageFromArray(np.arange(64, dtype=np.uint8).reshape(8, 8)), str(path))
+    before = path.read_bytes()
+
+    run = demo(path, "--box=axial:0:1,1,5,5", f"--output={tmp_path}")
+
     assert run.returncode == 2
-    assert sentence in run.stderr
-    assert "Traceback" not in run.stderr
-    assert "Starting" not in run.stdout
+    assert "is the volume that was loaded" in run.stderr
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_points_and_a_box_on_one_slice_are_one_prompt() -> None:
@@ -113,11 +158,25 @@ def test_every_step_of_the_demos_own_session_lies_on_the_mni_brain(mni) -> None:
         planes.add(step.prompt.plane)
         rows, columns = mni.geometry.slice_shape(step.prompt.plane)
         assert not pixels.outside(rows, columns)
-        x0, y0, x1, y1 = pixels.box_xyxy.astype(int)
+        marked = (
+            pixels.box_xyxy if pixels.has_box else [*(pixels.points_xy[0] - 4), *(pixels.points_xy[0] + 4)]
+        )
+        x0, y0, x1, y1 = np.array(marked, int)
         assert mni.slice_image(step.prompt.plane, index)[y0:y1, x0:x1].mean() > 20, (
             f"{step.segment} {index} is dark"
         )
     assert planes == set(Plane)
+
+
+def test_the_demos_clicks_correct_the_mask_before_them(mni, lite_medsam) -> None:
+    """The box of the left temporal pole and its three clicks agree better click by click."""
+    steps = [s for s in script.MNI if s.segment == "left temporal pole" and s.prompt.box is None]
+    assert [len(step.prompt.points) for step in steps] == [1, 2, 3]
+    (embedding,) = lite_medsam.encode([mni.slice_image(Plane.AXIAL, 35)])
+    boxed = lite_medsam.decode(embedding, PixelPrompt(box_xyxy=[36, 110, 82, 162])).mask
+    masks = [lite_medsam.decode(embedding, step.prompt.on_slice(mni.geometry)[1]).mask for step in steps]
+    dice = [dice_of(mask, boxed) for mask in masks]
+    assert dice == sorted(dice) and dice[-1] > 0.9, dice
 
 
 def test_a_text_that_is_no_prompt_is_refused() -> None:

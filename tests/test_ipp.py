@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samm_ros.cycle import Answer, SliceId
-from samm_ros.errors import VolumeError
-from samm_ros.geometry import Plane
-from samm_ros.prompts import Prompt
-from samm_ros.volume import read_volume
-from slicer_ros_bridge import ipp
+from samm_core import ipp, mask_codec
+from samm_core.cycle.request import Answer
+from samm_core.errors import VolumeError
+from samm_core.geometry import Plane
+from samm_core.sources.base import ImageId, SliceKey
+from samm_core.sources.volume import read_here
 from slicer_ros_bridge import pending as pending_module
 from slicer_ros_bridge.clock import ClockOffset
-from slicer_ros_bridge.pending import Asked, PendingPrompts
+from slicer_ros_bridge.pending import ClientPrompt, CycleProgress, PendingPrompts, pixel_prompt
 from slicer_ros_bridge.volumes import VolumeDescription, VolumeStore
 
 finite = st.floats(-1e9, 1e9)
@@ -79,6 +79,49 @@ def test_a_field_of_another_kind_is_refused_and_never_passed_on(kind, extra, dat
     assert all(check(message[name]) for name, check in expected.fields.items() if name in message.fields)
 
 
+def _pack_as_json_alone(types, kind: str, fields: dict) -> list[bytes]:
+    """The frames without any check; raises ValueError or TypeError for what is no JSON."""
+    header = json.dumps({"type": kind, **fields}, separators=(",", ":"), allow_nan=False).encode()
+    return [header, *([b"x"] if types[kind].buffer else [])]
+
+
+@given(st.sampled_from(sorted(ipp.FROM_SLICER)), st.booleans(), st.data())
+def test_pack_refuses_what_unpack_would_and_nothing_else(kind: str, as_reply: bool, data) -> None:
+    plausible = st.sampled_from(
+        [0, 1, 2.5, "a", "", None, True, [1, 2], (1, 2), Plane.CORONAL, np.float64(7)]
+    )
+    fields = {name: data.draw(plausible | json_values) for name in ipp.FROM_SLICER[kind].fields}
+    fields |= {"id": 3} if as_reply else {}
+    buffer = b"x" if ipp.FROM_SLICER[kind].buffer else b""
+    try:
+        expected = ipp.unpack(ipp.FROM_SLICER, _pack_as_json_alone(ipp.FROM_SLICER, kind, fields))
+    except ValueError:
+        with pytest.raises(ipp.ProtocolError):
+            ipp.pack(ipp.FROM_SLICER, kind, buffer, **fields)
+        return
+    assert ipp.unpack(ipp.FROM_SLICER, ipp.pack(ipp.FROM_SLICER, kind, buffer, **fields)) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "buffer", "fields", "sentence"),
+    [
+        ("undo", b"", {"id": -1}, "whole number"),
+        ("save", b"", {}, "lacks the field name"),
+        ("ping", b"", {"sent_ns": float("nan")}, "cannot be nan"),
+        ("chunk", bytes(ipp.MAX_BUFFER_BYTES + 1), {"key": "k", "offset": 0, "crc32": 0}, "at most"),
+        ("undo", b"", {"of_a_later_version": "x" * ipp.MAX_HEADER_BYTES}, "at most"),
+        ("undo", b"", {"of_a_later_version": {1}}, "as JSON"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_before_it_is(kind, buffer, fields, sentence) -> None:
+    with pytest.raises(ipp.ProtocolError, match=sentence):
+        ipp.pack(ipp.FROM_SLICER, kind, buffer, **fields)
+
+
+def test_a_mask_is_as_large_as_the_codec_takes() -> None:
+    assert ipp.MAX_SIDE == mask_codec.MAX_SIDE
+
+
 @pytest.mark.parametrize(
     "frames",
     [
@@ -125,22 +168,22 @@ def test_stamps_that_cannot_be_measure_nothing() -> None:
 
 
 class _Graph:
-    """Keeps what is sent."""
+    """Notes what is sent."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, int]] = []
 
-    def send(self, asked: Asked, cycle: int) -> None:
-        self.sent.append((asked.client_id, cycle))
+    def send(self, prompt: ClientPrompt, cycle: int) -> None:
+        self.sent.append((prompt.client_id, cycle))
 
 
-def _asked(client_id: str = "a") -> Asked:
-    prompt = Prompt(Plane.AXIAL, 0, False, np.zeros((1, 3)), np.ones(1, np.uint8))
-    return Asked(client_id, "uid", "", prompt)
+def _prompt(client_id: str = "a") -> ClientPrompt:
+    prompt = pixel_prompt(Plane.AXIAL, 0, np.zeros((1, 2)), np.ones(1), None)
+    return ClientPrompt(client_id, "uid", "", prompt)
 
 
 def _answer(cycle: int, client_id: str = "a") -> Answer:
-    return Answer(cycle, client_id, "", SliceId("uid", Plane.AXIAL, 0), (1, 1))
+    return Answer(cycle, client_id, "", ImageId("uid", SliceKey(Plane.AXIAL, 0)), (1, 1))
 
 
 @pytest.fixture
@@ -151,10 +194,10 @@ def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_prompt_that_the_graph_did_not_get_is_sent_again_as_the_same_cycle(no_wait) -> None:
     graph, answers = _Graph(), []
     prompts = PendingPrompts(graph.send)
-    cycle = prompts.ask(_asked(), answers.append)
+    cycle = prompts.ask(_prompt(), answers.append)
     prompts.resend({})
     assert graph.sent == [("a", cycle)] * 2
-    prompts.resend({"a": (cycle, 0)})
+    prompts.resend({"a": CycleProgress(cycle, 0)})
     assert len(graph.sent) == 2, "SND_INF has it and asks again by itself"
     prompts.answered(_answer(cycle))
     prompts.answered(_answer(cycle))
@@ -166,32 +209,58 @@ def test_a_prompt_that_the_graph_did_not_get_is_sent_again_as_the_same_cycle(no_
 def test_a_mask_lost_on_its_last_stretch_is_asked_for_as_a_new_cycle(no_wait) -> None:
     graph, answers = _Graph(), []
     prompts = PendingPrompts(graph.send)
-    lost = prompts.ask(_asked(), answers.append)
-    prompts.resend({"a": (lost, lost)})
+    lost = prompts.ask(_prompt(), answers.append)
+    prompts.resend({"a": CycleProgress(lost, lost)})
     again = graph.sent[-1][1]
     assert again > lost
     prompts.answered(_answer(again))
     assert [a.cycle for a in answers] == [again]
 
 
+@pytest.mark.parametrize("mask_went_by", [False, True])
+def test_a_refusal_of_the_segmentation_reaches_the_client_once(no_wait, mask_went_by: bool) -> None:
+    graph, answers = _Graph(), []
+    prompts = PendingPrompts(graph.send)
+    cycle = prompts.ask(_prompt(), answers.append)
+    if mask_went_by:
+        prompts.answered(_answer(cycle))
+    for _ in range(2):
+        prompts.refused({"a": CycleProgress(cycle, cycle, "The segment's name cannot be written.")})
+        prompts.resend({"a": CycleProgress(cycle, cycle, "The segment's name cannot be written.")})
+    assert [a.error for a in answers] == [""] * mask_went_by + ["The segment's name cannot be written."]
+    assert len(graph.sent) == 1, "what was refused is not asked for again"
+
+
+def test_a_client_may_be_forgotten_while_refusals_are_passed_on(no_wait) -> None:
+    prompts, answers = PendingPrompts(_Graph().send), []
+
+    def answered(answer: Answer) -> None:
+        answers.append(answer.client_id)
+        prompts.forget(answer.client_id)
+
+    cycles = {name: prompts.ask(_prompt(name), answered) for name in ("a", "b")}
+    prompts.refused({name: CycleProgress(cycle, cycle, "Refused.") for name, cycle in cycles.items()})
+    assert answers == ["a", "b"]
+
+
 def test_a_clock_that_was_set_back_silences_no_client(no_wait) -> None:
     graph, answers = _Graph(), []
     prompts = PendingPrompts(graph.send)
-    cycle = prompts.ask(_asked(), answers.append)
-    prompts.resend({"a": (cycle + 10**9, cycle - 1)})
+    cycle = prompts.ask(_prompt(), answers.append)
+    prompts.resend({"a": CycleProgress(cycle + 10**9, cycle - 1)})
     assert graph.sent[-1][1] > cycle + 10**9
 
 
 def test_answers_of_a_drag_are_passed_on_and_those_of_others_are_not() -> None:
     graph, answers = _Graph(), []
     prompts = PendingPrompts(graph.send)
-    cycles = [prompts.ask(_asked(), answers.append) for _ in range(3)]
+    cycles = [prompts.ask(_prompt(), answers.append) for _ in range(3)]
     prompts.answered(_answer(cycles[1], "b"))
     for cycle in cycles[:2]:
         prompts.answered(_answer(cycle))
     assert [a.cycle for a in answers] == cycles[:2]
     for _ in range(500):
-        prompts.ask(_asked(), answers.append)
+        prompts.ask(_prompt(), answers.append)
     assert sum(len(client.waiting) for client in prompts._clients.values()) <= pending_module.REMEMBERED
 
 
@@ -226,11 +295,11 @@ def test_a_volume_from_slicer_is_read_with_its_voxels_and_its_place(
     colour = colour and dtype == "uint8"
     voxels = np.random.default_rng(seed).integers(0, 100, (*shape, 3) if colour else shape).astype(dtype)
     store = VolumeStore(tmp_path_factory.mktemp("store"))
-    volume = read_volume(store.put(_describe(voxels, ijk_to_ras), voxels))
+    volume = read_here(store.put(_describe(voxels, ijk_to_ras), voxels))
     np.testing.assert_array_equal(volume.voxels, voxels)
     assert volume.voxels.dtype == voxels.dtype
     assert volume.geometry.dimensions == voxels.shape[2::-1]
-    # SimpleITK keeps spacing and directions apart.
+    # SimpleITK has spacing and directions apart.
     np.testing.assert_allclose(volume.geometry.ijk_to_ras, ijk_to_ras, atol=1e-9)
 
 
@@ -258,7 +327,7 @@ def test_an_upload_that_was_cut_goes_on_where_it_was(tmp_path: Path, store, desc
         "these are not the next bytes"
     )
     assert again.append(description, 100, data[100:], zlib.crc32(data[100:]))
-    np.testing.assert_array_equal(read_volume(again.finish(description)).voxels, voxels)
+    np.testing.assert_array_equal(read_here(again.finish(description)).voxels, voxels)
     assert again.find(description)
 
 
@@ -283,7 +352,7 @@ def test_an_upload_that_is_not_what_its_key_says_is_forgotten(store, description
 
 def test_a_shared_file_is_taken_in_and_deleted(store, description, voxels) -> None:
     (store.incoming / "v.raw").write_bytes(voxels.tobytes())
-    np.testing.assert_array_equal(read_volume(store.take(description, "v.raw")).voxels, voxels)
+    np.testing.assert_array_equal(read_here(store.take(description, "v.raw")).voxels, voxels)
     assert not list(store.incoming.iterdir())
 
 
@@ -350,6 +419,6 @@ def test_the_oldest_volumes_go_and_the_loaded_one_stays(
         changed = voxels + np.int16(number)
         paths.append(store.put(_describe(changed, np.eye(4)), changed))
         os.utime(paths[-1], (number, number))
-    monkeypatch.setattr(volumes, "KEPT_BYTES", 2 * paths[0].stat().st_size)
-    store.evict(loaded=paths[0])
+    monkeypatch.setattr(volumes, "MAX_STORED_BYTES", 2 * paths[0].stat().st_size)
+    store.evict({paths[0]})
     assert [path.exists() for path in paths] == [True, False, True, True]

@@ -6,10 +6,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,24 +20,24 @@ from ament_index_python.packages import get_package_share_directory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rclpy.serialization import serialize_message
+from samm_msgs.msg import Prompt, SliceMask, VolumeInfo
 from samm_msgs.msg import TaskEvent as TaskEventMsg
 
-from samm_ros import cli
-from samm_ros.cycle import SliceId
-from samm_ros.demo import script
-from samm_ros.demo.client import GraphClient
-from samm_ros.errors import BagError
-from samm_ros.geometry import Plane
-from samm_ros.latency.analysis import analyse, initial_length, losses_of, ratio_of_medians
-from samm_ros.latency.bag import BagReader, BagWriter, Topic
-from samm_ros.latency.definitions import definition_of
-from samm_ros.latency.session import read_session
-from samm_ros.nodes import wire
-from samm_ros.trace import Completion, Outcome, Task, TaskEvent
+from samm_core.errors import BagError
+from samm_core.geometry import Plane
+from samm_core.latency.analysis import analyse, initial_length, losses_of, ratio_of_medians
+from samm_core.latency.bag import BagReader, BagWriter, Topic
+from samm_core.latency.definitions import definition_of, unlike
+from samm_core.latency.events import Completion, Outcome, Task, TaskEvent
+from samm_core.latency.session import read_session
+from samm_core.prompts import pixel_box
+from samm_core.sources.base import ImageId, SliceKey
+from samm_ros import cli, conversions
+from samm_ros.client import GraphClient
 
 TOPIC = "/ns/task_events"
 TYPE = "samm_msgs/msg/TaskEvent"
-SLICE = SliceId("uid", Plane.CORONAL, 7)
+SLICE = ImageId("uid", SliceKey(Plane.CORONAL, 7))
 # Milliseconds that each task takes, in order: a cycle of 15.
 INTERVALS = (1, 2, 3, 4, 5)
 
@@ -77,7 +78,7 @@ def messages(events: Sequence[TaskEvent]) -> list[TaskEventMsg]:
     result = []
     for event in events:
         numbers[event.node] = numbers.get(event.node, 0) + 1
-        result.append(wire.event_to_msg(event, numbers[event.node], wire.Time(sec=1)))
+        result.append(conversions.event_to_msg(event, numbers[event.node], conversions.Time(sec=1)))
     return result
 
 
@@ -95,7 +96,7 @@ def write_bag_with_rosbags(folder: Path, events: Sequence[TaskEvent], storage: s
     from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
     store = get_typestore(Stores.ROS2_JAZZY)
-    for name in ("SliceId", "TaskEvent"):
+    for name in ("ImageId", "TaskEvent"):
         text = (share("samm_msgs") / "msg" / f"{name}.msg").read_text()
         store.register(get_types_from_msg(text, f"samm_msgs/msg/{name}"))
     with Writer(folder, version=9, storage_plugin=StoragePlugin[storage]) as writer:
@@ -144,8 +145,8 @@ def test_an_independent_reader_reads_our_bags(tmp_path: Path) -> None:
     with AnyReader([write_bag(tmp_path / "bag", events)]) as reader:
         assert [(c.topic, c.msgtype, c.msgcount) for c in reader.connections] == [(TOPIC, TYPE, len(events))]
         read = [reader.deserialize(data, c.msgtype) for c, _, data in reader.messages()]
-    assert [(m.cycle, m.task, m.ended_ns, m.slice.index) for m in read] == [
-        (e.cycle, e.task, e.ended_ns, e.slice.index) for e in events
+    assert [(m.cycle, m.task, m.ended_ns, m.image.index) for m in read] == [
+        (e.cycle, e.task, e.ended_ns, e.image.key.index) for e in events
     ]
 
 
@@ -296,6 +297,160 @@ def test_latency_leaves_tables_pictures_and_a_page_that_needs_nothing_else(
     assert reports[0]["phases"][1]["rows"][-1]["p50_ms"] == pytest.approx(15)
 
 
+def mask_of(publisher: str, sequence: int) -> SliceMask:
+    return SliceMask(publisher=publisher, sequence=sequence, cycle=sequence)
+
+
+def write_masks(folder: Path, masks: Sequence[SliceMask], definition: str = "") -> Path:
+    """With one cycle's events, as a bag of a session has them."""
+    topic, kind = "/ns/masks", "samm_msgs/msg/SliceMask"
+    with BagWriter(folder) as writer:
+        writer.add(Topic(TOPIC, TYPE, definition_of(TYPE, share), ""))
+        writer.add(Topic(topic, kind, definition or definition_of(kind, share), ""))
+        for message in messages(session(1, 0)):
+            writer.write(TOPIC, serialize_message(message), 10**18)
+        for number, mask in enumerate(masks):
+            writer.write(topic, serialize_message(mask), 10**18 + number)
+    return folder
+
+
+def test_what_three_nodes_publish_on_one_topic_is_no_loss(tmp_path: Path) -> None:
+    heard = [
+        ("snd_inf", 3),
+        ("cpl_inf", 38),
+        ("rcv_inf", 1),
+        ("cpl_inf", 39),
+        ("snd_inf", 5),
+        ("cpl_inf", 40),
+    ]
+    bag = write_masks(tmp_path / "bag", [mask_of(f"/ns/{node} 0a1b", number) for node, number in heard])
+    found = read_session(bag)
+    losses = {loss.publisher: loss for loss in found.report.losses if loss.topic == "/ns/masks"}
+    assert {name.split()[0]: (loss.sent, loss.lost) for name, loss in losses.items()} == {
+        "/ns/cpl_inf": (3, 0),
+        "/ns/rcv_inf": (1, 0),
+        "/ns/snd_inf": (3, 1),
+    }
+    assert not found.unnamed
+
+
+def test_a_bag_whose_messages_name_no_publisher_says_that_losses_may_be_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    bag = write_masks(tmp_path / "bag", [mask_of("", number) for number in (1, 40)])
+    assert read_session(bag).unnamed == ("/ns/masks",)
+    assert cli.main(["latency", str(bag), "--output", str(tmp_path / "out")]) == 0
+    assert "does not say who published on /ns/masks" in capsys.readouterr().out
+
+
+def test_events_of_a_node_that_was_started_again_are_no_duplicates(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as writer:
+        writer.add(Topic(TOPIC, TYPE, definition_of(TYPE, share), ""))
+        lives = [messages(session(4, 0)), messages([e for n in range(6) for e in cycle_events(n, n * 20)])]
+        for message in (message for life in lives for message in life):
+            writer.write(TOPIC, serialize_message(message), 10**18)
+    losses = read_session(tmp_path / "bag").report.losses
+    assert sorted((loss.sent, loss.delivered, loss.duplicates) for loss in losses) == [
+        *[(4, 4, 0)] * len(Task),
+        *[(6, 6, 0)] * len(Task),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda text: text.replace("uint8 coordinates", "bool frozen\nuint8 coordinates"), "'bool frozen'"),
+        (lambda text: text.replace("uint8 coordinates", "int8 coordinates"), "'int8 coordinates'"),
+        (lambda text: text.replace("geometry_msgs/Point box_max", ""), "lacks the field 'Point box_max'"),
+    ],
+    ids=["a field more", "another type", "a field less"],
+)
+def test_prompts_with_other_fields_are_refused_and_never_misread(
+    tmp_path: Path, capsys: pytest.CaptureFixture, change: Callable[[str], str], sentence: str
+) -> None:
+    """PIXEL must not be read as RAS."""
+    volume, prompt = "samm_msgs/msg/VolumeInfo", "samm_msgs/msg/Prompt"
+    with BagWriter(tmp_path / "bag") as writer:
+        writer.add(Topic("/volume_info", volume, definition_of(volume, share), ""))
+        writer.add(Topic("/prompts", prompt, change(definition_of(prompt, share)), ""))
+        writer.write("/volume_info", serialize_message(VolumeInfo(uid="x", uri="/x.nii")), 1)
+        # Read by a definition that is not its own, it may say anything.
+        writer.write("/prompts", serialize_message(Prompt(coordinates=Prompt.PIXEL)) + bytes(64), 2)
+    assert cli.main(["replay", str(tmp_path / "bag"), "--output", str(tmp_path / "again")]) == 2
+    said = capsys.readouterr().err
+    assert "another samm_msgs/msg/Prompt than this release" in said
+    assert sentence in said
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_definition_reads_the_same_without_comments_and_with_full_names() -> None:
+    ours = definition_of("samm_msgs/msg/Prompt", share)
+    bare = re.sub(r"#.*", "", ours).replace("MSG: samm_msgs/", "MSG: samm_msgs/msg/")
+    assert unlike(bare.replace("ImageId image", "samm_msgs/ImageId   image"), ours) == ""
+    assert unlike(ours, ours) == ""
+
+
+@pytest.mark.xdist_group("graph")
+def test_a_failed_replay_leaves_nothing(
+    shared_graph: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    volume, prompt = "samm_msgs/msg/VolumeInfo", "samm_msgs/msg/Prompt"
+    with BagWriter(tmp_path / "bag") as writer:
+        for topic, kind in (("/volume_info", volume), ("/prompts", prompt)):
+            writer.add(Topic(topic, kind, definition_of(kind, share), ""))
+        writer.write("/volume_info", serialize_message(VolumeInfo(uid="x", uri="/absent.nii")), 1)
+        writer.write("/prompts", serialize_message(Prompt()), 2)
+    output = tmp_path / "again"
+    arguments = ["replay", str(tmp_path / "bag"), "--output", str(output), "--namespace", f"/{shared_graph}"]
+    failed = subprocess.run(
+        [sys.executable, "-m", "samm_ros.cli", *arguments], capture_output=True, text=True, timeout=100
+    )
+    assert failed.returncode == 2
+    assert "no file or folder" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not output.exists()
+
+
+_FILLS_THE_DISK = """
+import resource, sys
+from pathlib import Path
+from samm_core.errors import BagError
+from samm_core.latency.bag import BagReader, BagWriter, Topic
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+try:
+    with BagWriter(Path(sys.argv[1])) as writer:
+        writer.add(Topic("/t", "std_msgs/msg/String", "string data", ""))
+        for number in range(1000):
+            writer.write("/t", bytes(4) + (96).to_bytes(4, "little") + bytes(96), number + 1)
+            writer.flush()
+except BagError as error:
+    print(error)
+"""
+
+
+def test_a_recording_onto_a_full_disk_ends_with_a_sentence_and_stays_readable(tmp_path: Path) -> None:
+    bag = tmp_path / "bag"
+    command = [sys.executable, "-c", _FILLS_THE_DISK, str(bag)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "cannot be written any more" in said.stdout, said.stderr
+    assert "Traceback" not in said.stderr
+    assert sum(1 for _ in BagReader(bag).messages()) > 50
+
+
+def test_an_output_that_cannot_be_is_refused_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    bag = write_bag(tmp_path / "bag", session(3, 0))
+    file = tmp_path / "file"
+    file.write_text("a file")
+    for output in (file, file / "below"):
+        assert cli.main(["latency", str(bag), "--output", str(output)]) == 2
+        assert "cannot be made" in capsys.readouterr().err
+        assert cli.main(["record", str(output)]) == 2
+        assert re.search("cannot be made|there already", capsys.readouterr().err)
+    assert file.read_text() == "a file"
+
+
 @pytest.mark.xdist_group("graph")
 def test_a_recording_that_is_killed_keeps_all_but_the_last_second(shared_graph: str, tmp_path: Path) -> None:
     """REL9, and the whole way: graph, recorder, kill -9, analysis."""
@@ -308,7 +463,7 @@ def test_a_recording_that_is_killed_keeps_all_but_the_last_second(shared_graph: 
             kept: set[int] = set()
             for number in range(200):
                 answer = client.prompt(
-                    script.box(Plane.AXIAL, 35, 36 + number % 9, 110, 82, 162), segment="recorded"
+                    pixel_box(Plane.AXIAL, 35, 36 + number % 9, 110, 82, 162), segment="recorded"
                 )
                 kept.add(answer.cycle)
                 # The recorder discovers the graph while prompts are answered already.
@@ -352,11 +507,11 @@ def test_a_replayed_session_gives_the_same_masks(shared_graph: str, tmp_path: Pa
         with GraphClient(shared_graph, "recorded") as client:
             for _ in range(30):
                 # Until the recorder has discovered the graph.
-                client.prompt(script.box(Plane.AXIAL, 35, 30, 110, 82, 162), segment="recorded")
+                client.prompt(pixel_box(Plane.AXIAL, 35, 30, 110, 82, 162), segment="recorded")
                 if _applied(bag):
                     break
             for shift in shifts:
-                client.prompt(script.box(Plane.AXIAL, 35, 36 + shift, 110, 82, 162), segment="recorded")
+                client.prompt(pixel_box(Plane.AXIAL, 35, 36 + shift, 110, 82, 162), segment="recorded")
         recorder.send_signal(signal.SIGINT)
         assert recorder.wait(timeout=30) == 0
     finally:
@@ -395,7 +550,7 @@ def _masks(bag: Path) -> list[bytes]:
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [(["--rate", "0"], "cannot be"), (["--loop", "0"], "cannot be"), ([], "holds no volume")],
+    [(["--rate", "0"], "not possible"), (["--loop", "0"], "not possible"), ([], "holds no volume")],
     ids=["rate", "loop", "no volume"],
 )
 def test_what_cannot_be_replayed_is_refused(

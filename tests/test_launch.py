@@ -1,35 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launch files, the processes that run them, and the transport that they set."""
+"""The table of processes, the launch file and the supervisor that start them, and the transport that they set."""
 
 from __future__ import annotations
 
 import collections
 import contextlib
 import fcntl
+import importlib.util
+import json
 import os
 import queue
 import random
+import runpy
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from samm_ros import shared_memory
-from samm_ros.errors import LaunchError
-from samm_ros.launch_file import NodeProcess, find_executable, read_arguments, read_launch_file
-from samm_ros.supervisor import START_ATTEMPTS, Graph
+from samm_core.errors import LaunchError
+from samm_ros.supervision import fastdds_files
+from samm_ros.supervision.processes import (
+    ARGUMENTS,
+    PROCESSES,
+    RESPAWN_DELAY_S,
+    command,
+    config_file,
+    environment,
+    find_executable,
+    processes,
+    read_arguments,
+)
+from samm_ros.supervision.supervisor import START_ATTEMPTS, Supervisor, launch
 
 ROOT = Path(__file__).resolve().parents[1]
-LAUNCH_FILE = ROOT / "launch" / "samm.launch.yaml"
+LAUNCH_FILE = ROOT / "launch" / "samm.launch.py"
 MAX_STOP_S = 5.0
 
 LINGER = "#!/bin/sh\necho started\nexec sleep 1000\n"
@@ -49,71 +63,90 @@ except (KeyboardInterrupt, ExternalShutdownException):
     pass
 """
 
+# Stands for a node of ours: writes how it was started.
+RECORDER = f"""#!{sys.executable}
+import json, os, sys
+words = sys.argv[1:]
+started = {{
+    "namespace": next((word.partition(":=")[2] for word in words if word.startswith("__ns:=")), ""),
+    "files": {{word: open(word).read() for word in words if os.path.isfile(word)}},
+    "environment": dict(os.environ),
+}}
+with open(os.path.join(os.environ["RECORDS"], os.path.basename(sys.argv[0])), "w") as record:
+    json.dump(started, record)
+"""
 
-@pytest.fixture
-def prefix(tmp_path: Path) -> Path:
-    """An ament prefix with one package, "pkg", whose executables are little scripts."""
-    index = tmp_path / "prefix/share/ament_index/resource_index/packages"
-    index.mkdir(parents=True)
-    (index / "pkg").touch()
-    folder = tmp_path / "prefix/lib/pkg"
-    folder.mkdir(parents=True)
-    for name, text in {
-        "linger": LINGER,
-        "stubborn": STUBBORN,
-        "parent": PARENT,
-        "broken": BROKEN,
-        "ros_node": ROS_NODE,
-    }.items():
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o755)
-    return tmp_path / "prefix"
-
-
-@pytest.fixture
-def environment(prefix: Path) -> dict[str, str]:
-    """Of the processes: the prefix, and a domain that conftest gives to no test."""
-    return {
-        **os.environ,
-        "AMENT_PREFIX_PATH": f"{prefix}:{os.environ.get('AMENT_PREFIX_PATH', '')}",
-        "ROS_DOMAIN_ID": str(random.SystemRandom().randint(101, 230)),
-    }
+# As `ros2 launch FILE NAME:=VALUE …`, of which ros2launch is a thin layer over this.
+ROS2_LAUNCH = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+source = PythonLaunchDescriptionSource(sys.argv[1])
+arguments = [tuple(word.split(":=", 1)) for word in sys.argv[2:]]
+service = LaunchService()
+service.include_launch_description(
+    LaunchDescription([IncludeLaunchDescription(source, launch_arguments=arguments)])
+)
+sys.exit(service.run())
+"""
 
 
 @pytest.fixture
-def write(tmp_path: Path) -> Callable[[str], Path]:
-    """Makes a launch file of its entries."""
+def own_domain() -> dict[str, str]:
+    """This environment, in a domain that conftest gives to no test."""
+    return {**os.environ, "ROS_DOMAIN_ID": str(random.SystemRandom().randint(101, 230))}
 
-    def write_file(entries: str) -> Path:
-        path = tmp_path / "test.launch.yaml"
-        path.write_text("launch:\n" + textwrap.indent(textwrap.dedent(entries), "  "))
-        return path
 
-    return write_file
+@pytest.fixture
+def scripts(tmp_path: Path) -> Path:
+    """A folder of little executables."""
+    folder = tmp_path / "scripts"
+    texts = {"linger": LINGER, "stubborn": STUBBORN, "parent": PARENT, "broken": BROKEN, "ros_node": ROS_NODE}
+    for name, text in texts.items():
+        write_executable(folder / name, text)
+    return folder
+
+
+@pytest.fixture
+def supervise(scripts: Path, own_domain: dict[str, str], tmp_path: Path) -> Callable[..., Supervisor]:
+    """Makes a supervisor of some of the scripts."""
+
+    def make(*names: str, respawn: bool = False, on_line: Lines | None = None) -> Supervisor:
+        commands = {name: [str(scripts / name)] for name in names}
+        return Supervisor(commands, tmp_path / "log", own_domain, respawn, on_line)
+
+    return make
+
+
+def write_executable(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
 
 
 class Lines:
-    """What a graph says, to wait for."""
+    """The lines of a supervisor's processes, to wait for."""
 
     def __init__(self) -> None:
-        self._said: dict[str, queue.SimpleQueue[str]] = collections.defaultdict(queue.SimpleQueue)
+        self._lines: dict[str, queue.SimpleQueue[str]] = collections.defaultdict(queue.SimpleQueue)
 
     def __call__(self, name: str, line: str) -> None:
-        self._said[name].put(line)
+        self._lines[name].put(line)
 
     def wait_for(self, name: str, text: str, timeout_s: float = 60.0) -> None:
-        """Until the process has said it; what it said before is forgotten."""
+        """Until the process has written it; lines before it are dropped."""
         deadline = time.monotonic() + timeout_s
         passed: list[str] = []
         while not passed or text not in passed[-1]:
             try:
-                passed.append(self._said[name].get(timeout=max(deadline - time.monotonic(), 0.0)))
+                passed.append(self._lines[name].get(timeout=max(deadline - time.monotonic(), 0.0)))
             except queue.Empty:
-                pytest.fail(f"{name} did not say {text!r} within {timeout_s} s, only {passed}")
+                pytest.fail(f"{name} did not write {text!r} within {timeout_s} s, only {passed}")
 
 
 def living(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Without the dead that init has not collected yet."""
+    """Without the zombies that init has not collected yet."""
     found = []
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -122,308 +155,338 @@ def living(processes: list[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
-# Text and trees that resemble launch files.
-WORDS = st.sampled_from(
-    ["$(var a)", "$(env HOME)", "$(", ")", "$(var", "a", " ", "'", "$", "true", "1.5", "/"]
-)
-TEXTS = st.lists(WORDS, max_size=4).map("".join) | st.text(max_size=4)
-KEYS = st.sampled_from(
-    ["pkg", "exec", "name", "value", "default", "param", "remap", "from", "to", "if", "type"]
-)
-BODIES = st.recursive(
-    TEXTS | st.none() | st.booleans() | st.floats() | st.integers(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | TEXTS, inner, max_size=4),
-    max_leaves=8,
-)
-ENTRIES = st.dictionaries(st.sampled_from(["arg", "let", "set_env", "node", "x"]), BODIES, max_size=2)
+def locks_of(pid: int) -> set[Path]:
+    """Lock files of Fast DDS that a process has open."""
+    files = (Path(os.readlink(link)) for link in Path(f"/proc/{pid}/fd").iterdir())
+    return {file for file in files if file.parent == fastdds_files.FOLDER and file.name.endswith("_el")}
 
 
-class TestReader:
-    def read(
-        self, path: Path, arguments: dict[str, str] | None = None, **environment: str
-    ) -> tuple[NodeProcess, ...]:
-        return read_launch_file(path, arguments or {}, environment).nodes
+class TestArguments:
+    def test_an_argument_that_is_not_given_has_its_default(self) -> None:
+        values = read_arguments({})
+        assert values == {argument.name: argument.default for argument in ARGUMENTS}
+        assert values == read_arguments({argument.name: argument.default_text for argument in ARGUMENTS})
 
-    def test_a_node_has_everything_that_is_written(
-        self, write: Callable[[str], Path], tmp_path: Path
-    ) -> None:
-        (tmp_path / "parameters.yaml").write_text("{}")
-        file = write(f"""
-            - node:
-                pkg: pkg
-                exec: linger
-                name: name
-                namespace: /a/b
-                respawn: "true"
-                respawn_delay: 0.5
-                remap:
-                  - {{from: old, to: new}}
-                param:
-                  - from: {tmp_path}/parameters.yaml
-                  - {{name: text, value: "1", type: str}}
-                  - {{name: number, value: "1"}}
-                  - {{name: real, value: 1, type: float}}
-                  - {{name: flag, value: "true"}}
-                  - {{name: words, value: some words}}
-                  - {{name: empty, value: "", type: str}}
-        """)
-        assert self.read(file) == (
-            NodeProcess(
-                package="pkg",
-                executable="linger",
-                name="name",
-                namespace="/a/b",
-                parameters=(
-                    tmp_path / "parameters.yaml",
-                    ("text", "1"),
-                    ("number", 1),
-                    ("real", 1.0),
-                    ("flag", True),
-                    ("words", "some words"),
-                    ("empty", ""),
-                ),
-                remappings=(("old", "new"),),
-                respawn=True,
-                respawn_delay=0.5,
-            ),
-        )
-
-    def test_entries_are_taken_in_order_with_their_conditions(self, write: Callable[[str], Path]) -> None:
-        file = write("""
-            - arg: {name: side, default: left, description: Which.}
-            - let: {name: other, value: $(var side)-$(env HAND none)}
-            - let: {name: other, value: never, if: "false"}
-            - set_env: {name: HAND, value: set}
-            - node: {pkg: pkg, exec: "$(var other)", unless: "0"}
-            - node: {pkg: pkg, exec: "$(env HAND)", if: " True "}
-            - node: {pkg: pkg, exec: unseen, unless: "1"}
-            - node: {pkg: pkg, exec: "$(env $(var side) 'a default')"}
-        """)
-        assert [node.executable for node in self.read(file)] == ["left-none", "set", "a default"]
-        assert [node.executable for node in self.read(file, {"side": "R"}, R="$(var x)")][2] == "$(var x)"
-        assert read_launch_file(file, {}, {}).environment == {"HAND": "set"}
-
-    def test_the_share_of_a_package_is_found(self, write: Callable[[str], Path], prefix: Path) -> None:
-        file = write("- node: {pkg: pkg, exec: $(find-pkg-share pkg)/x}")
-        assert (
-            self.read(file, AMENT_PREFIX_PATH=f"/nowhere:{prefix}")[0].executable == f"{prefix}/share/pkg/x"
-        )
-
-    def test_an_argument_without_default_must_be_given(self, write: Callable[[str], Path]) -> None:
-        file = write("- arg: {name: volume, description: What to load.}")
-        with pytest.raises(LaunchError, match=r"\"volume\" \(What to load.\) must be given"):
-            self.read(file)
-        assert self.read(file, {"volume": "x"}) == ()
-
-    def test_an_unknown_argument_is_answered_with_the_known(self, write: Callable[[str], Path]) -> None:
-        with pytest.raises(LaunchError, match='no argument "c"; it has a, b'):
-            self.read(write('- arg: {name: a, default: ""}\n- arg: {name: b, default: ""}'), {"c": ""})
+    def test_a_value_has_the_type_of_its_argument(self) -> None:
+        given = {"checkpoint": "1", "sweep": " False ", "cache_8bit": "1", "samm_port": "-1", "volume": ""}
+        values = read_arguments(given)
+        assert {name: values[name] for name in given} == {
+            "checkpoint": "1",
+            "sweep": False,
+            "cache_8bit": True,
+            "samm_port": -1,
+            "volume": "",
+        }
 
     @pytest.mark.parametrize(
-        ("entry", "problem"),
+        ("name", "text", "problem"),
         [
-            ("- include: {file: x}", "'include' is not known; known are arg, let, set_env, node"),
-            (
-                "- node: {pkg: a, exec: b, output: screen}",
-                "the key 'output' is not known; known are pkg, exec",
-            ),
-            ("- node: {pkg: a}", "exec is missing"),
-            ("- node: {pkg: a, exec: b, param: [{nmae: x, value: y}]}", "the key 'nmae' is not known"),
-            ("- node: {pkg: a, exec: b, param: [{name: x, value: [1]}]}", "no value of a parameter"),
-            ("- node: {pkg: a, exec: b, param: [{name: x, value: y, type: int}]}", "'y' is no int"),
-            ("- node: {pkg: a, exec: b, param: [{name: x, value: y, type: list}]}", "'list' is no type"),
-            ("- node: {pkg: a, exec: b, param: [{from: /no/such}]}", "no parameter file /no/such"),
-            ("- node: {pkg: a, exec: b, remap: [{from: x}]}", "to is missing"),
-            ("- node: {pkg: a, exec: b, remap: x}", "remap has to be a list"),
-            ("- node: {pkg: a, exec: b, respawn_delay: 1}", "with a decimal point"),
-            ("- node: {pkg: a, exec: b, respawn: true}", "respawn has to be text"),
-            ('- node: {pkg: a, exec: b, if: "yes"}', "if has to be true or false, not 'yes'"),
-            ('- node: {pkg: a, exec: b, if: "1", unless: "1"}', "if and unless exclude each other"),
-            ("- arg: {name: x, default: 1}", "default has to be text, not 1; quote it"),
-            ("- let: {name: x, value: $(var y)}", 'no variable "y"'),
-            ("- let: {name: x, value: $(env NO_SUCH)}", "NO_SUCH is not set"),
-            ("- let: {name: x, value: $(eval 1+1)}", r"\$\(eval 1\+1\) is not known"),
-            ("- let: {name: x, value: $(find-pkg-share ../x)}", 'no package "../x"'),
-            ("- let: {name: x, value: $(var y}", "is damaged at character 8"),
-            ("- let: {name: x, value: 'a\\b'}", "backslash"),
-            ("- set_env: {name: A=B, value: x}", "cannot be an environment variable"),
-            ("- node:", "attributes are missing"),
-            ("- node", "an entry is one of"),
+            ("colour", "red", 'There is no argument "colour"; there are model, checkpoint'),
+            ("composed", "yes", 'composed has to be true or false, not "yes"'),
+            ("network", "", 'network has to be true or false, not ""'),
+            ("bridge_port", "http", 'bridge_port has to be a whole number, not "http"'),
+            ("samm_port", "1.5", 'samm_port has to be a whole number, not "1.5"'),
         ],
     )
-    def test_what_is_not_known_is_refused_with_its_place(
-        self, write: Callable[[str], Path], entry: str, problem: str
-    ) -> None:
-        file = write(entry)
-        with pytest.raises(LaunchError, match=problem) as refused:
-            self.read(file)
-        assert str(file) in str(refused.value)
-        assert "entry 1" in str(refused.value)
+    def test_an_argument_that_cannot_be_is_refused_by_name(self, name: str, text: str, problem: str) -> None:
+        with pytest.raises(LaunchError, match=problem):
+            read_arguments({name: text})
 
-    @pytest.mark.parametrize(
-        "text", ["", "launch: 1", "[]", "launch: []\nx: 1", "a: [", "!!int x", "\x00", "- " * 5000]
-    )
-    def test_what_is_no_launch_file_is_refused(self, tmp_path: Path, text: str) -> None:
-        (tmp_path / "file").write_text(text)
-        with pytest.raises(LaunchError, match="file"):
-            self.read(tmp_path / "file")
+    @given(name=st.sampled_from([argument.name for argument in ARGUMENTS]), text=st.text())
+    def test_any_text_is_a_value_or_a_refusal(self, name: str, text: str) -> None:
+        with contextlib.suppress(LaunchError):
+            assert type(read_arguments({name: text})[name]) in (str, bool, int)
 
-    @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(
-        tree=st.lists(ENTRIES, max_size=4).map(lambda entries: {"launch": entries}) | BODIES,
-        junk=st.binary(max_size=8),
-    )
-    def test_no_yaml_makes_it_fail_otherwise(self, tmp_path: Path, tree: object, junk: bytes) -> None:
-        for content in (yaml.safe_dump(tree).encode(), junk, b"launch: [" + junk):
-            (tmp_path / "file").write_bytes(content)
-            try:
-                read_launch_file(tmp_path / "file", {}, {"HOME": "$(var a)"})
-            except LaunchError as refused:
-                assert str(refused)
+    def test_every_argument_is_described(self) -> None:
+        assert all(argument.description.endswith(".") for argument in ARGUMENTS)
 
 
-class TestLaunchFile:
-    """launch/samm.launch.yaml itself."""
-
+class TestProcesses:
     def names(self, **arguments: str) -> list[str]:
-        return [node.executable for node in read_launch_file(LAUNCH_FILE, arguments, os.environ).nodes]
+        return [process.executable for process in processes(read_arguments(arguments))]
 
-    def test_it_composes_two_processes_or_starts_one_a_node(self) -> None:
+    def test_two_processes_are_composed_or_each_node_has_its_own(self) -> None:
         assert self.names() == ["samm_server", "samm_client", "slicer_bridge"]
         assert self.names(bridge="false") == ["samm_server", "samm_client"]
-        alone = ["apl_msk", "cpl_inf", "embedding", "rcv_inf", "rcv_msk", "slicer_bridge", "snd_inf"]
-        assert sorted(self.names(composed="false")) == alone
+        separate = ["apl_msk", "cpl_inf", "embedding", "rcv_inf", "rcv_msk", "slicer_bridge", "snd_inf"]
+        assert sorted(self.names(composed="false")) == separate
 
-    def test_every_executable_is_installed(self) -> None:
-        for name in {*self.names(), *self.names(composed="false")}:
-            package = "slicer_ros_bridge" if name == "slicer_bridge" else "samm_ros"
-            assert os.access(find_executable(package, name, os.environ), os.X_OK)
+    def test_every_executable_and_parameter_file_is_installed(self) -> None:
+        for process in PROCESSES:
+            assert os.access(find_executable(process.package, process.executable), os.X_OK)
+            assert config_file(process.parameter_file).is_file()
 
-    def test_every_argument_is_described_and_optional(self) -> None:
-        for argument in read_arguments(LAUNCH_FILE):
-            assert argument.description
-            assert argument.default is not None
+    def test_every_argument_of_a_process_exists(self) -> None:
+        for process in PROCESSES:
+            assert set(process.arguments) <= {argument.name for argument in ARGUMENTS}
 
-    def test_the_network_is_shut_out_unless_asked_for(self) -> None:
-        alone = read_launch_file(LAUNCH_FILE, {}, os.environ).environment
-        joined = read_launch_file(LAUNCH_FILE, {"network": "true"}, os.environ).environment
+    def test_a_command_gives_the_namespace_the_file_and_the_values_in_yaml(self) -> None:
+        values = read_arguments({"namespace": "/a/", "journal": "1: ü", "trace": "false"})
+        [client] = [process for process in PROCESSES if process.executable == "samm_client"]
+        executable, *words = command(client, values)
+        assert executable == str(find_executable("samm_ros", "samm_client"))
+        file = str(config_file("client.yaml"))
+        assert words[:5] == ["--ros-args", "-r", "__ns:=/a", "--params-file", file]
+        assert words[5:] == ["-p", 'journal:="1: ü"', "-p", "trace:=false"]
+
+    def test_what_is_not_installed_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(LaunchError, match='samm_ros has no executable "absent"; it has apl_msk, cpl_inf'):
+            find_executable("samm_ros", "absent")
+        with pytest.raises(LaunchError, match="'absent' not found.*; build the workspace"):
+            find_executable("absent", "absent")
+        monkeypatch.delenv("AMENT_PREFIX_PATH")
+        with pytest.raises(LaunchError, match="AMENT_PREFIX_PATH.*; build the workspace"):
+            environment()
+
+    def test_the_network_is_shut_out_unless_it_is_asked_for(self) -> None:
+        alone, joined = environment(), environment(network=True)
         assert alone["FASTRTPS_DEFAULT_PROFILES_FILE"].endswith("/config/fastdds.xml")
         assert alone["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "SYSTEM_DEFAULT"
         assert joined["FASTRTPS_DEFAULT_PROFILES_FILE"].endswith("/config/fastdds_network.xml")
         assert "ROS_AUTOMATIC_DISCOVERY_RANGE" not in joined
 
 
-class TestGraph:
+class Action:
+    """Stands for an action of ROS's launch: keeps what it was made with."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        self.args, self.options = args, options
+
+
+class TestLaunchFile:
+    """launch/samm.launch.py starts what the table says.
+
+    Where ROS's launch is installed, it runs the file, with recorders in place of the nodes. ROS 2 from wheels has no
+    launch: there the file runs with stand-ins for launch's classes, which show only what it makes of the table.
+    """
+
+    ARGUMENTS = [
+        {},
+        {"composed": "false", "bridge": "0", "network": "true"},
+        {"namespace": "a/b", "checkpoint": "1", "volume": "/a b/ü.nii", "sweep": "false", "samm_port": "-1"},
+    ]
+
+    @pytest.mark.parametrize("arguments", ARGUMENTS, ids=["defaults", "separate", "values"])
+    def test_it_starts_what_the_table_says(
+        self, arguments: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        arguments = {**arguments, "respawn": "false"}
+        if importlib.util.find_spec("launch_ros"):
+            started = self.started_by_launch(arguments, tmp_path)
+        else:
+            started = self.started_by_stand_ins(arguments, monkeypatch)
+        values = read_arguments(arguments)
+        assert started == {
+            process.executable: {
+                "namespace": str(values["namespace"]),
+                "file": process.parameter_file,
+                "parameters": process.parameters(values),
+                "environment": {
+                    name: Path(value).name for name, value in environment(bool(values["network"])).items()
+                },
+            }
+            for process in processes(values)
+        }
+
+    def test_it_declares_the_arguments_and_starts_a_process_again(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        declared, actions = self.run_with_stand_ins({}, monkeypatch)
+        assert [(a.args[0], a.options["default_value"], a.options["description"]) for a in declared] == [
+            (a.name, a.default_text, a.description) for a in ARGUMENTS
+        ]
+        nodes = [action for action in actions if "executable" in action.options]
+        assert nodes
+        assert {(n.options["respawn"], n.options["respawn_delay"]) for n in nodes} == {
+            (True, RESPAWN_DELAY_S)
+        }
+
+    def started_by_launch(self, arguments: dict[str, str], tmp_path: Path) -> dict[str, dict]:
+        """With recorders installed under the names of our executables, each gone as soon as it has written."""
+        for process in PROCESSES:
+            write_executable(tmp_path / "lib" / process.package / process.executable, RECORDER)
+            marker = tmp_path / "share/ament_index/resource_index/packages" / process.package
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.touch()
+        (tmp_path / "share/samm_ros").mkdir()
+        (tmp_path / "share/samm_ros/launch").symlink_to(ROOT / "launch")
+        (records := tmp_path / "records").mkdir()
+        words = [f"{name}:={value}" for name, value in arguments.items()]
+        subprocess.run(
+            [sys.executable, "-c", ROS2_LAUNCH, str(LAUNCH_FILE), *words],
+            env={
+                **os.environ,
+                "AMENT_PREFIX_PATH": f"{tmp_path}:{os.environ['AMENT_PREFIX_PATH']}",
+                "RECORDS": str(records),
+                "ROS_LOG_DIR": str(tmp_path / "log"),
+            },
+            check=True,
+            timeout=60,
+        )
+        names = environment(arguments.get("network") == "true")
+        started: dict[str, dict] = {}
+        for record in records.iterdir():
+            seen = json.loads(record.read_text())
+            file, values = seen["files"]
+            started[record.name] = {
+                "namespace": seen["namespace"].lstrip("/"),
+                "file": Path(file).name,
+                "parameters": yaml.safe_load(seen["files"][values])["/**"]["ros__parameters"],
+                "environment": {name: Path(seen["environment"][name]).name for name in names},
+            }
+        return started
+
+    def started_by_stand_ins(
+        self, arguments: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> dict[str, dict]:
+        _, actions = self.run_with_stand_ins(arguments, monkeypatch)
+        changes = {a.args[0]: Path(a.args[1]).name for a in actions if a.args}
+        started: dict[str, dict] = {}
+        for options in (action.options for action in actions if not action.args):
+            file, parameters = options["parameters"]
+            assert all(type(each.args[0]) is each.options["value_type"] for each in parameters.values())
+            started[options["executable"]] = {
+                "namespace": options["namespace"],
+                "file": Path(file).name,
+                "parameters": {name: each.args[0] for name, each in parameters.items()},
+                "environment": changes,
+            }
+        return started
+
+    def run_with_stand_ins(
+        self, arguments: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> tuple[list[Action], list[Action]]:
+        """What the file declares, and the actions that its function makes of the arguments."""
+        classes = {
+            "launch": ["LaunchContext", "LaunchDescription", "LaunchDescriptionEntity"],
+            "launch.actions": ["DeclareLaunchArgument", "OpaqueFunction", "SetEnvironmentVariable"],
+            "launch_ros": [],
+            "launch_ros.actions": ["Node"],
+            "launch_ros.parameter_descriptions": ["ParameterValue"],
+        }
+        for module, names in classes.items():
+            stand_in = types.ModuleType(module)
+            vars(stand_in).update({name: type(name, (Action,), {}) for name in names})
+            monkeypatch.setitem(sys.modules, module, stand_in)
+        [entities] = runpy.run_path(str(LAUNCH_FILE))["generate_launch_description"]().args
+        *declared, function = entities
+        texts = {argument.args[0]: argument.options["default_value"] for argument in declared}
+        context = types.SimpleNamespace(launch_configurations={**texts, **arguments})
+        return declared, function.options["function"](context)
+
+
+class TestSupervisor:
     def test_a_process_that_dies_is_started_again(
-        self, write: Callable[[str], Path], environment: dict[str, str], tmp_path: Path
+        self, supervise: Callable[..., Supervisor], tmp_path: Path
     ) -> None:
         lines = Lines()
-        file = write('- node: {pkg: pkg, exec: linger, respawn: "true", respawn_delay: 0.1}')
-        with Graph(file, {}, tmp_path / "log", environment, lines) as graph:
+        with supervise("linger", respawn=True, on_line=lines) as supervisor:
             # Kills come from outside: any number of them is no failed start.
             for _ in range(START_ATTEMPTS + 1):
                 lines.wait_for("linger", "started")
-                first = graph.processes["linger"]
-                graph.kill("linger", signal.SIGKILL)
+                first = supervisor.processes["linger"]
+                supervisor.kill("linger", signal.SIGKILL)
                 lines.wait_for("linger", "was ended by SIGKILL")
             lines.wait_for("linger", "started")
-            assert graph.processes["linger"] != first
+            assert supervisor.processes["linger"] != first
         assert (tmp_path / "log/linger.log").read_text() == "started\n" * (START_ATTEMPTS + 2)
 
-    @pytest.mark.parametrize("executable", ["linger", "stubborn", "parent"])
+    @pytest.mark.parametrize("script", ["linger", "stubborn", "parent"])
     def test_a_stop_takes_at_most_5_s_and_leaves_nothing(
-        self, write: Callable[[str], Path], environment: dict[str, str], tmp_path: Path, executable: str
+        self, supervise: Callable[..., Supervisor], script: str
     ) -> None:
         lines = Lines()
-        graph = Graph(
-            write(f"- node: {{pkg: pkg, exec: {executable}}}"), {}, tmp_path / "log", environment, lines
-        )
-        with graph:
-            lines.wait_for(executable, "started")
-            process = psutil.Process(graph.processes[executable])
+        with supervise(script, on_line=lines) as supervisor:
+            lines.wait_for(script, "started")
+            process = psutil.Process(supervisor.processes[script])
             family = [process, *process.children(recursive=True)]
             began = time.monotonic()
-            graph.stop()
+            supervisor.stop()
             assert time.monotonic() - began < MAX_STOP_S
         assert living(family) == []
-        assert graph.processes == {}
+        assert supervisor.processes == {}
 
-    @pytest.mark.parametrize("executable", ["stubborn", "parent"])
+    @pytest.mark.parametrize("script", ["stubborn", "parent", "ros_node"])
     def test_nothing_outlives_a_supervisor_that_was_killed(
-        self, write: Callable[[str], Path], environment: dict[str, str], tmp_path: Path, executable: str
+        self, scripts: Path, own_domain: dict[str, str], tmp_path: Path, script: str
     ) -> None:
-        file = write(f'- node: {{pkg: pkg, exec: {executable}, respawn: "true"}}')
         code = f"""
-            import sys, threading
+            import os, threading
             from pathlib import Path
-            from samm_ros.supervisor import Graph
-            said = threading.Event()
-            graph = Graph(Path({str(file)!r}), {{}}, Path({str(tmp_path / "log")!r}), on_line=lambda n, l: said.set())
-            graph.start()
-            said.wait()
-            print(graph.processes[{executable!r}], flush=True)
-            graph.wait()
+            from samm_ros.supervision.supervisor import Supervisor
+            started = threading.Event()
+            supervisor = Supervisor(
+                {{"script": [{str(scripts / script)!r}]}},
+                Path({str(tmp_path / "log")!r}),
+                os.environ,
+                on_line=lambda name, line: started.set(),
+            )
+            supervisor.start()
+            started.wait()
+            print(supervisor.processes["script"], flush=True)
+            supervisor.wait()
         """
         command = [sys.executable, "-c", textwrap.dedent(code)]
-        supervisor = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        supervisor = subprocess.Popen(command, env=own_domain, stdout=subprocess.PIPE, text=True)
         process = psutil.Process(int(supervisor.stdout.readline()))
         family = [process, *process.children(recursive=True)]
+        # Not those of ports, which another process on this computer may take as soon as they are free.
+        locks = {lock for lock in locks_of(process.pid) if "_port" not in lock.name}
+        assert bool(locks) == (script == "ros_node")
         supervisor.kill()
-        supervisor.wait()
+        supervisor.communicate()
         _, left = psutil.wait_procs(family, timeout=MAX_STOP_S)
         assert living(left) == []
+        deadline = time.monotonic() + MAX_STOP_S
+        while (files := [lock for lock in locks if lock.exists()]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert files == []
 
-    @pytest.mark.parametrize(("respawn", "times"), [("false", 1), ("true", START_ATTEMPTS)])
-    def test_what_cannot_start_is_an_error_with_the_end_of_its_log(
-        self,
-        write: Callable[[str], Path],
-        environment: dict[str, str],
-        tmp_path: Path,
-        respawn: str,
-        times: int,
+    @pytest.mark.parametrize(("respawn", "times"), [(False, 1), (True, START_ATTEMPTS)])
+    def test_a_process_that_cannot_start_is_an_error_with_the_end_of_its_log(
+        self, supervise: Callable[..., Supervisor], tmp_path: Path, respawn: bool, times: int
     ) -> None:
-        file = write(
-            f'- node: {{pkg: pkg, exec: broken, respawn: "{respawn}"}}\n- node: {{pkg: pkg, exec: linger}}'
-        )
         with pytest.raises(LaunchError, match="broken ended with status 3 at its start") as failure:
-            with Graph(file, {}, tmp_path / "log", environment) as graph:
-                graph.wait()
+            with supervise("broken", "linger", respawn=respawn) as supervisor:
+                supervisor.wait()
         assert "what went wrong" in str(failure.value)
         assert (tmp_path / "log/broken.log").read_text() == "what went wrong\n" * times
 
-    def test_a_wait_in_vain_for_what_could_not_start_is_told_by_its_cause(
-        self, write: Callable[[str], Path], environment: dict[str, str], tmp_path: Path
+    def test_a_wait_in_vain_for_a_process_that_did_not_start_is_explained_by_its_cause(
+        self, supervise: Callable[..., Supervisor]
     ) -> None:
         lines = Lines()
         with pytest.raises(LaunchError, match="broken ended with status 3"):
-            with Graph(
-                write("- node: {pkg: pkg, exec: broken}"), {}, tmp_path / "log", environment, lines
-            ) as graph:
+            with supervise("broken", on_line=lines) as supervisor:
                 lines.wait_for("broken", "what went wrong")
                 with pytest.raises(LaunchError):
-                    graph.wait()
+                    supervisor.wait()
                 raise LaunchError("Waited in vain.")
 
-    def test_an_executable_that_is_not_there_is_named_with_those_that_are(
-        self, write: Callable[[str], Path], environment: dict[str, str], tmp_path: Path
+    def test_a_command_that_cannot_be_run_is_an_error(
+        self, supervise: Callable[..., Supervisor], scripts: Path
     ) -> None:
-        with pytest.raises(LaunchError, match='pkg has no executable "absent"; it has broken, linger'):
-            Graph(write("- node: {pkg: pkg, exec: absent}"), {}, tmp_path / "log", environment)
-        with pytest.raises(LaunchError, match='There is no package "absent"'):
-            Graph(write("- node: {pkg: absent, exec: linger}"), {}, tmp_path / "log", environment)
+        (scripts / "linger").chmod(0o644)
+        with pytest.raises(LaunchError, match="linger cannot be started: .*Permission denied"):
+            with supervise("linger") as supervisor:
+                supervisor.wait()
 
-    def test_two_of_one_executable_have_two_names_and_logs(
-        self, write: Callable[[str], Path], environment: dict[str, str], tmp_path: Path
-    ) -> None:
+    def test_it_tells_when_every_process_has_ended(self, supervise: Callable[..., Supervisor]) -> None:
         lines = Lines()
-        file = write("- node: {pkg: pkg, exec: linger}\n- node: {pkg: pkg, exec: linger}")
-        with Graph(file, {}, tmp_path / "log", environment, lines) as graph:
-            lines.wait_for("linger_2", "started")
-            assert set(graph.processes) == {"linger", "linger_2"}
-        assert (tmp_path / "log/linger_2.log").exists()
+        with supervise("linger", on_line=lines) as supervisor:
+            lines.wait_for("linger", "started")
+            supervisor.kill("linger", signal.SIGTERM)
+            supervisor.wait()
+            with pytest.raises(LaunchError, match="linger is not running; running are none"):
+                supervisor.kill("linger")
+
+    def test_arguments_are_refused_before_anything_is_started(self, tmp_path: Path) -> None:
+        with pytest.raises(LaunchError, match='sweep has to be true or false, not "maybe"'):
+            launch({"sweep": "maybe"}, tmp_path / "log")
+        assert not (tmp_path / "log").exists()
 
 
-class TestSharedMemory:
+class TestFastDdsFiles:
     SEGMENT = "fastrtps_0123456789abcdef"
 
     def test_only_what_no_living_process_holds_is_removed(self, tmp_path: Path) -> None:
@@ -432,42 +495,32 @@ class TestSharedMemory:
             (tmp_path / name).touch()
         with open(tmp_path / f"{held}_el") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH)
-            removed = shared_memory.remove_abandoned(tmp_path)
+            removed = fastdds_files.remove_abandoned(tmp_path)
         assert {file.name for file in removed} == {dead, f"{dead}_el", f"sem.{dead}_mutex"}
         assert {file.name for file in tmp_path.iterdir()} == {held, f"{held}_el", strange, "other"}
 
     def test_a_segment_without_a_lock_has_no_owner(self, tmp_path: Path) -> None:
         (tmp_path / self.SEGMENT).touch()
-        assert shared_memory.remove_abandoned(tmp_path) == [tmp_path / self.SEGMENT]
+        assert fastdds_files.remove_abandoned(tmp_path) == [tmp_path / self.SEGMENT]
 
     def test_a_killed_node_leaves_nothing_in_shared_memory_and_the_living_keep_theirs(
-        self, write: Callable[[str], Path], environment: dict[str, str], tmp_path: Path
+        self, scripts: Path, own_domain: dict[str, str], tmp_path: Path
     ) -> None:
-        profile = str(ROOT / "launch/config/fastdds.xml")
-        environment |= {
-            "FASTRTPS_DEFAULT_PROFILES_FILE": profile,
-            "ROS_AUTOMATIC_DISCOVERY_RANGE": "SYSTEM_DEFAULT",
-        }
+        commands = {name: [str(scripts / "ros_node")] for name in ("dies", "lives")}
         lines = Lines()
-        file = write(
-            "- node: {pkg: pkg, exec: ros_node, name: dies}\n- node: {pkg: pkg, exec: ros_node, name: lives}"
-        )
-        with Graph(file, {}, tmp_path / "log", environment, lines) as graph:
+        with Supervisor(
+            commands, tmp_path / "log", {**own_domain, **environment()}, respawn=False, on_line=lines
+        ) as supervisor:
             lines.wait_for("dies", "started")
             lines.wait_for("lives", "started")
-            dying, living = (self.locks_of(graph.processes[name]) for name in ("dies", "lives"))
+            dying, living = (locks_of(supervisor.processes[name]) for name in ("dies", "lives"))
             assert dying
             assert living
-            graph.kill("dies", signal.SIGKILL)
+            supervisor.kill("dies", signal.SIGKILL)
             lines.wait_for("dies", "was ended by SIGKILL")
             assert [lock for lock in dying if lock.exists()] == []
             assert [lock for lock in dying if Path(str(lock)[:-3]).exists()] == []
             assert all(lock.exists() for lock in living)
-
-    def locks_of(self, pid: int) -> set[Path]:
-        """Lock files that a process has open."""
-        files = (Path(os.readlink(link)) for link in Path(f"/proc/{pid}/fd").iterdir())
-        return {file for file in files if file.parent == shared_memory.FOLDER and file.name.endswith("_el")}
 
 
 ECHO = """
@@ -518,24 +571,31 @@ print(sum(ask(number, 5.0) for number in range(count)))
 
 class TestTransport:
     @pytest.fixture
-    def echo(self, environment: dict[str, str]):
-        """A node in a process, with the launch file's environment. Gives the process and that environment."""
-        environment |= read_launch_file(LAUNCH_FILE, {}, os.environ).environment
+    def echo(self, own_domain: dict[str, str], request: pytest.FixtureRequest):
+        """A node in a process, with our environment over a user's own (the parameter). Gives the process and its
+        environment."""
+        variables = {**own_domain, **getattr(request, "param", {}), **environment()}
         process = subprocess.Popen(
-            [sys.executable, "-c", ECHO], env=environment, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", ECHO], env=variables, stdout=subprocess.PIPE, text=True
         )
         assert process.stdout.readline() == "ready\n"
-        yield process, environment
+        yield process, variables
         process.kill()
         process.communicate()
-        shared_memory.remove_abandoned()
+        fastdds_files.remove_abandoned()
 
     def test_best_effort_messages_of_4_mb_arrive_every_one(self, echo) -> None:
-        _, environment = echo
+        _, variables = echo
         command = [sys.executable, "-c", ASK, str(4_000_000), "30"]
-        arrived = subprocess.check_output(command, env=environment, text=True, timeout=200)
+        arrived = subprocess.check_output(command, env=variables, text=True, timeout=200)
         assert int(arrived) == 30
 
+    @pytest.mark.parametrize(
+        "echo",
+        [{}, {"ROS_LOCALHOST_ONLY": "1"}, {"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"}],
+        indirect=True,
+        ids=["nothing", "localhost_only", "subnet"],
+    )
     def test_nothing_listens_beyond_loopback(self, echo) -> None:
         process, _ = echo
         addresses = {socket.laddr.ip for socket in psutil.Process(process.pid).net_connections("inet")}

@@ -12,6 +12,7 @@ import tracemalloc
 import zlib
 from pathlib import Path
 
+import nibabel
 import nrrd
 import numpy as np
 import pytest
@@ -21,11 +22,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from samm_ros.errors import MaskError
-from samm_ros.geometry import Plane, VolumeGeometry
-from samm_ros.mask_codec import MaskEncoding, decode_mask, encode_mask
-from samm_ros.masks import Segmentation, write_segmentation
-from samm_ros.volume import read_volume
+from samm_core.errors import MaskError
+from samm_core.geometry import Plane, VolumeGeometry
+from samm_core.mask_codec import MaskEncoding, decode_mask, encode_mask
+from samm_core.segmentation.segmentation import Segmentation
+from samm_core.segmentation.writers import write_segmentation
+from samm_core.sources.volume import read_volume
 
 DATA = Path(os.environ.get("SAMM_TEST_DATA", Path(__file__).parents[1] / "../shared/data"))
 ENCODINGS = st.sampled_from(MaskEncoding)
@@ -406,22 +408,24 @@ def test_other_suffixes_and_absent_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MaskError, match="absent does not exist; make it first"):
         write_segmentation(segmentation, tmp_path / "absent" / "out.nii")
     (tmp_path / "folder.nii").mkdir()
-    with pytest.raises(MaskError, match="could not be written"):
+    with pytest.raises(MaskError, match=r"folder\.nii is there already"):
         write_segmentation(segmentation, tmp_path / "folder.nii")
 
 
 @pytest.mark.parametrize("name", ["out.nii", "out.nii.gz", "out.nrrd", "out.seg.nrrd"])
 def test_a_full_disk_leaves_the_old_file_as_it_was(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    path.write_bytes(b"the old file")
+    write_segmentation(Segmentation(VolumeGeometry((4, 3, 2), OBLIQUE)), path)
+    before = path.read_bytes()
     # A file of 2 kB is all that the system takes from this process.
     program = """
         import resource, sys
         from pathlib import Path
         import numpy as np
-        from samm_ros.errors import MaskError
-        from samm_ros.geometry import Plane, VolumeGeometry
-        from samm_ros.masks import Segmentation, write_segmentation
+        from samm_core.errors import MaskError
+        from samm_core.geometry import Plane, VolumeGeometry
+        from samm_core.segmentation.segmentation import Segmentation
+        from samm_core.segmentation.writers import write_segmentation
 
         segmentation = Segmentation(VolumeGeometry((300, 300, 1), np.eye(4)))
         segmentation.apply(np.random.default_rng(0).random((300, 300)) < 0.5, Plane.AXIAL, 0)
@@ -440,8 +444,226 @@ def test_a_full_disk_leaves_the_old_file_as_it_was(tmp_path: Path, name: str) ->
     )
 
     assert "could not be written" in run.stdout, run.stdout + run.stderr
-    assert path.read_bytes() == b"the old file"
+    assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@st.composite
+def geometries(draw: st.DrawFn, shears: st.SearchStrategy[float]) -> VolumeGeometry:
+    """Turned in any way, flipped, of unequal spacing, and sheared by as much as the strategy says, per axis."""
+    small = st.floats(-1, 1, allow_subnormal=False)
+    turn = np.array([draw(st.tuples(small, small, small)) for _ in range(3)]) + 3 * np.eye(3)
+    turn, _ = np.linalg.qr(turn[list(draw(st.permutations(range(3))))])
+    turn *= draw(st.tuples(*[st.sampled_from([-1, 1])] * 3))
+    spacing = np.array(draw(st.tuples(*[st.floats(0.2, 5)] * 3)))
+    shear = np.eye(3)
+    shear[0, 1], shear[0, 2], shear[1, 2] = draw(shears), draw(shears), draw(shears)
+    matrix = np.eye(4)
+    matrix[:3, :3] = turn @ shear * spacing
+    matrix[:3, 3] = draw(st.tuples(*[st.floats(-500, 500)] * 3))
+    return VolumeGeometry(draw(st.tuples(*[st.integers(9, 14)] * 3)), matrix)
+
+
+def with_ball(geometry: VolumeGeometry) -> tuple[Segmentation, np.ndarray]:
+    """A ball, applied slice by slice, and its centre, RAS; round in voxels, so that it is whole in any volume."""
+    ijk = np.argwhere(np.ones(geometry.dimensions[::-1]))[:, ::-1]
+    centre_ijk = (np.array(geometry.dimensions) - 1) * (0.55, 0.5, 0.45)
+    inside = np.linalg.norm(ijk - centre_ijk, axis=1) < 3.3
+    ball = inside.reshape(geometry.dimensions[::-1])
+    segmentation = Segmentation(geometry)
+    for index in range(geometry.slice_count(Plane.CORONAL)):
+        segmentation.apply(geometry.take_slice(ball, Plane.CORONAL, index), Plane.CORONAL, index, "ball")
+    return segmentation, geometry.position_of(ijk[inside]).mean(axis=0)
+
+
+def by_simpleitk(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (I, J, K), and (4, 4) IJK to RAS."""
+    image = sitk.ReadImage(str(path))
+    matrix = np.column_stack(
+        [ras_of(image, step) - ras_of(image, (0, 0, 0)) for step in np.eye(3, dtype=int).tolist()]
+    )
+    return sitk.GetArrayFromImage(image).T, np.vstack(
+        [np.column_stack([matrix, ras_of(image, (0, 0, 0))]), (0, 0, 0, 1)]
+    )
+
+
+def by_nibabel(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    image = nibabel.load(path)
+    return np.asarray(image.dataobj), image.affine
+
+
+def by_pynrrd(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    voxels, header = nrrd.read(str(path))
+    assert header["space"] == "left-posterior-superior"
+    matrix = np.eye(4)
+    matrix[:3] = np.column_stack([header["space directions"].T, header["space origin"]])
+    return voxels, np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
+
+
+def ball_of(voxels: np.ndarray, ijk_to_ras: np.ndarray) -> np.ndarray:
+    """The centre of what is set, RAS."""
+    return ijk_to_ras[:3, :3] @ np.argwhere(voxels > 0).mean(axis=0) + ijk_to_ras[:3, 3]
+
+
+READERS = {
+    "out.nii": [by_nibabel, by_simpleitk],
+    "out.nii.gz": [by_nibabel, by_simpleitk],
+    "out.nrrd": [by_pynrrd, by_simpleitk],
+    "out.seg.nrrd": [by_pynrrd, by_simpleitk],
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+@settings(max_examples=30)
+@given(geometry=geometries(st.just(0.0)))
+def test_a_ball_is_where_it_was_for_every_reader(
+    tmp_path_factory: pytest.TempPathFactory, name: str, geometry: VolumeGeometry
+) -> None:
+    path = tmp_path_factory.mktemp("saved") / name
+    segmentation, centre = with_ball(geometry)
+
+    write_segmentation(segmentation, path)
+
+    for read in READERS[name]:
+        off = np.linalg.norm(ball_of(*read(path)) - centre)
+        assert off < geometry.spacing.min() / 10, f"{read.__name__}: {off:.3f} mm off"
+
+
+@pytest.mark.parametrize("name", READERS)
+@settings(max_examples=30)
+@given(geometry=geometries(st.one_of(st.floats(-0.6, 0.6), st.floats(-0.01, 0.01), st.just(0.0))))
+def test_a_ball_in_a_sheared_volume_is_where_it_was_or_the_reader_refuses_the_file(
+    tmp_path_factory: pytest.TempPathFactory, name: str, geometry: VolumeGeometry
+) -> None:
+    """A tilted gantry. NIfTI's sform holds the shear; SimpleITK takes none in NIfTI, and says so."""
+    path = tmp_path_factory.mktemp("saved") / name
+    segmentation, centre = with_ball(geometry)
+
+    write_segmentation(segmentation, path)
+
+    first, *others = READERS[name]
+    found = [ball_of(*first(path))]
+    for read in others:
+        try:
+            found.append(ball_of(*read(path)))
+        except RuntimeError as error:
+            assert ".nii" in name
+            assert "orthonormal" in str(error)
+    for ball in found:
+        off = np.linalg.norm(ball - centre)
+        assert off < geometry.spacing.min() / 10, f"{off:.3f} mm off"
+
+
+def test_a_sheared_nifti_has_no_qform_and_another_has_both(tmp_path: Path) -> None:
+    sheared = OBLIQUE.copy()
+    sheared[1, 2] += 1
+    for matrix, codes in (OBLIQUE, (1, 1)), (sheared, (0, 1)):
+        write_segmentation(Segmentation(VolumeGeometry((9, 9, 9), matrix)), tmp_path / "out.nii")
+        header = nibabel.load(tmp_path / "out.nii").header
+        assert (int(header["qform_code"]), int(header["sform_code"])) == codes
+        assert header.get_sform() == pytest.approx(matrix)
+        assert header.get_zooms() == pytest.approx(np.linalg.norm(matrix[:3, :3], axis=0))
+
+
+def test_a_placement_that_the_format_cannot_hold_is_refused_and_nrrd_holds_it(tmp_path: Path) -> None:
+    """NIfTI's positions are 32-bit: here 1 km away and 0.01 mm apart."""
+    matrix = np.diag([0.01, 0.01, 0.01, 1.0])
+    matrix[:3, 3] = 1e6 + 1 / 3
+    segmentation = Segmentation(VolumeGeometry((4, 4, 4), matrix))
+    for name in "out.nii", "out.nii.gz":
+        with pytest.raises(MaskError, match=r"mm beside the volume, .* sheared by .* mm; \.nrrd holds it"):
+            write_segmentation(segmentation, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+    write_segmentation(segmentation, tmp_path / "out.nrrd")
+
+    assert by_pynrrd(tmp_path / "out.nrrd")[1] == pytest.approx(matrix, abs=1e-6)
+
+
+def test_a_side_that_nifti_cannot_count_is_refused(tmp_path: Path) -> None:
+    segmentation = Segmentation(VolumeGeometry((40_000, 1, 1), np.eye(4)))
+    with pytest.raises(MaskError, match="32767 voxels a side"):
+        write_segmentation(segmentation, tmp_path / "out.nii")
+    write_segmentation(segmentation, tmp_path / "out.nrrd")
+
+
+@pytest.fixture
+def volume_file(tmp_path: Path) -> Path:
+    """A segmentation that was saved here and then loaded as a volume."""
+    path = tmp_path / "input.nii.gz"
+    write_segmentation(segmentation_of_three(overlapping=False), path)
+    return path
+
+
+def other_names(path: Path) -> dict[str, Path]:
+    folder = path.parent
+    (folder / "sub").mkdir()
+    (folder / "link.nii.gz").symlink_to(path)
+    (folder / "hard.nii.gz").hardlink_to(path)
+    (folder / "linked").symlink_to(folder)
+    return {
+        "itself": path,
+        "another spelling": folder / "sub" / ".." / path.name,
+        "symbolic link": folder / "link.nii.gz",
+        "hard link": folder / "hard.nii.gz",
+        "by a linked folder": folder / "linked" / path.name,
+    }
+
+
+def test_the_volume_that_was_loaded_is_never_overwritten_by_any_name(volume_file: Path) -> None:
+    before = volume_file.read_bytes()
+    for how, name in other_names(volume_file).items():
+        for loaded in volume_file, volume_file.parent / "link.nii.gz":
+            with pytest.raises(MaskError, match="is the volume that was loaded, or a part of it"):
+                write_segmentation(segmentation_of_three(overlapping=False), name, [Path("/absent"), loaded])
+            assert volume_file.read_bytes() == before, how
+            assert name.exists(), how
+
+
+def test_no_file_of_a_series_that_was_loaded_is_overwritten(tmp_path: Path) -> None:
+    """And a new file beside them is no part of it."""
+    series = tmp_path / "series"
+    (series / "deep").mkdir(parents=True)
+    for name in "1.dcm", "deep/2.dcm":
+        (series / name).write_bytes(b"a slice")
+    (tmp_path / "out.nrrd").symlink_to(series / "1.dcm")
+    (tmp_path / "out.nii").hardlink_to(series / "deep" / "2.dcm")
+    segmentation = segmentation_of_three(overlapping=False)
+    for name in "out.nrrd", "out.nii":
+        with pytest.raises(MaskError, match="or a part of it; write to another file"):
+            write_segmentation(segmentation, tmp_path / name, [series])
+    assert (series / "1.dcm").read_bytes() == (series / "deep" / "2.dcm").read_bytes() == b"a slice"
+
+    write_segmentation(segmentation, series / "out.nrrd", [series])
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_only_what_was_written_here_is_written_over(tmp_path: Path, name: str) -> None:
+    segmentation, path = segmentation_of_three(overlapping=True), tmp_path / name
+    path.touch()
+    # Nothing is lost with an empty file, nor with an earlier save.
+    write_segmentation(segmentation, path)
+    write_segmentation(segmentation, path)
+    scan = sitk.GetImageFromArray(np.zeros((4, 4, 4), np.uint8))
+    if not name.endswith(".seg.nrrd"):
+        path.unlink()
+        sitk.WriteImage(scan, str(path))
+        with pytest.raises(MaskError, match="is there already and no segmentation of samm; write elsewhere"):
+            write_segmentation(segmentation, path)
+        assert sitk.GetArrayFromImage(sitk.ReadImage(str(path))).shape == (4, 4, 4)
+    for content in b"a text", b"\x1f\x8bno gzip", b"\x1f\x8b":
+        path.write_bytes(content)
+        with pytest.raises(MaskError, match="is there already"):
+            write_segmentation(segmentation, path)
+        assert path.read_bytes() == content
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(MaskError, match="is there already"):
+        write_segmentation(segmentation, path)
+    path.unlink()
+    path.symlink_to(tmp_path / "absent")
+    with pytest.raises(MaskError, match="is there already"):
+        write_segmentation(segmentation, path)
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no test volumes in {DATA}; set SAMM_TEST_DATA")

@@ -14,34 +14,30 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from peer import Peer
-from samm_msgs.msg import EmbeddingRequest, Prompt, SegmentationStatus, SliceEmbedding, SliceMask
+from samm_msgs.msg import EmbeddingRequest, NamedTensor, Prompt, SegmentationStatus, SliceEmbedding, SliceMask
 
-from samm_ros.demo import script
-from samm_ros.demo.client import GraphClient
-from samm_ros.errors import PromptError
-from samm_ros.geometry import Plane
-from samm_ros.mask_codec import decode_mask
-from samm_ros.nodes import graph, wire
-from samm_ros.prompts import PixelPrompt
-from samm_ros.supervisor import Graph
+from samm_core.errors import PromptError
+from samm_core.geometry import Plane
+from samm_core.mask_codec import decode_mask
+from samm_core.prompts import PixelPrompt, pixel_box
+from samm_ros import conversions, topics
+from samm_ros.client import GraphClient
+from samm_ros.supervision.processes import environment
+from samm_ros.supervision.supervisor import Supervisor, launch
 
 pytestmark = [pytest.mark.xdist_group("graph"), pytest.mark.timeout(400)]
 
-FIRST = script.box(Plane.AXIAL, 35, 36, 110, 82, 162)
-SECOND = script.box(Plane.SAGITTAL, 98, 84, 2, 120, 68)
+FIRST = pixel_box(Plane.AXIAL, 35, 36, 110, 82, 162)
+SECOND = pixel_box(Plane.SAGITTAL, 98, 84, 2, 120, 68)
 # Python, torch, the model and the volume, on a busy machine.
 RESTART_S = 150.0
 
 
 @contextmanager
-def launched(launch_file: Path, namespace: str, folder: Path, **arguments: str) -> Iterator[Graph]:
-    running = Graph(
-        launch_file,
-        {"namespace": namespace, "sweep": "false", "bridge": "false", **arguments},
-        folder / "log",
-    )
-    os.environ.update(running.environment)
-    with running:
+def launched(namespace: str, folder: Path, **arguments: str) -> Iterator[Supervisor]:
+    os.environ.update(environment())
+    arguments = {"namespace": namespace, "sweep": "false", "bridge": "false", **arguments}
+    with launch(arguments, folder / "log") as running:
         yield running
 
 
@@ -56,38 +52,41 @@ def saved_labels(client: GraphClient, path: Path) -> np.ndarray:
 
 
 def test_a_server_killed_in_mid_prompt_answers_it_when_it_is_back_and_nothing_applied_is_lost(
-    launch_file: Path, namespace: str, tmp_path: Path, mni_path: Path, mni
+    namespace: str, tmp_path: Path, mni_path: Path, mni
 ) -> None:
     with (
-        launched(launch_file, namespace, tmp_path) as running,
+        launched(namespace, tmp_path) as running,
         GraphClient(namespace, "surgeon", running.check) as client,
         Peer(namespace) as peer,
     ):
-        peer.listen(SegmentationStatus, graph.SEGMENTATION_STATUS, graph.LATCHED)
-        peer.listen(SliceMask, graph.RECEIVED_MASKS, graph.NEWEST)
+        peer.listen(SegmentationStatus, topics.SEGMENTATION_STATUS, topics.LATCHED)
+        peer.listen(SliceMask, topics.RECEIVED_MASKS, topics.NEWEST)
         client.load(mni_path)
         first = client.prompt(FIRST, segment="kept")
+        wait_until_applied(client, 1)
         before = saved_labels(client, tmp_path / "before.nii.gz")
         assert before.any()
 
         def waits(status: SegmentationStatus) -> bool:
             return any(c.requested > max(c.settled, first.cycle) for c in status.clients)
 
-        publisher = peer.publisher(Prompt, graph.PROMPTS, graph.NEWEST)
+        publisher = peer.publisher(Prompt, topics.PROMPTS, topics.NEWEST)
 
         # The slice is new to the server: it dies while it encodes it.
         peer.publish_until(
             publisher,
-            wire.prompt_to_msg(SECOND, client_id="surgeon", segment="late"),
-            graph.SEGMENTATION_STATUS,
+            conversions.prompt_to_msg(SECOND, client_id="surgeon", segment="late"),
+            topics.SEGMENTATION_STATUS,
             waits,
         )
         running.kill("samm_server", signal.SIGKILL)
 
-        peer.wait_for(graph.SEGMENTATION_STATUS, lambda s: s.stale and waits(s), timeout_s=2.0)
-        answer = peer.wait_for(graph.RECEIVED_MASKS, lambda m: m.segment == "late" and not m.error, RESTART_S)
+        peer.wait_for(topics.SEGMENTATION_STATUS, lambda s: s.stale and waits(s), timeout_s=2.0)
+        answer = peer.wait_for(
+            topics.RECEIVED_MASKS, lambda m: m.segment == "late" and not m.error, RESTART_S
+        )
         peer.wait_for(
-            graph.SEGMENTATION_STATUS,
+            topics.SEGMENTATION_STATUS,
             lambda s: not s.stale and any(c.settled >= answer.cycle for c in s.clients),
         )
         after = saved_labels(client, tmp_path / "after.nii.gz")
@@ -97,11 +96,11 @@ def test_a_server_killed_in_mid_prompt_answers_it_when_it_is_back_and_nothing_ap
 
 
 def test_a_killed_client_comes_back_with_its_segmentation(
-    launch_file: Path, namespace: str, tmp_path: Path, mni_path: Path
+    namespace: str, tmp_path: Path, mni_path: Path
 ) -> None:
     journal = str(tmp_path / "journal")
     with (
-        launched(launch_file, namespace, tmp_path, journal=journal) as running,
+        launched(namespace, tmp_path, journal=journal) as running,
         GraphClient(namespace, "surgeon", running.check) as client,
     ):
         client.load(mni_path)
@@ -116,7 +115,7 @@ def test_a_killed_client_comes_back_with_its_segmentation(
             lambda: running.processes.get("samm_client", first_life) != first_life, "a new life", RESTART_S
         )
         client.wait_for(
-            lambda: client.segmentation.applied == 0 and client.segmentation.volume_uid != "",
+            lambda: client.segmentation.applied == 0 and client.segmentation.volumes,
             "the new life to show the volume",
             RESTART_S,
         )
@@ -127,10 +126,10 @@ def test_a_killed_client_comes_back_with_its_segmentation(
 
 
 def test_six_processes_give_the_masks_of_the_model_and_the_decoder_fetches_an_embedding_once(
-    launch_file: Path, namespace: str, tmp_path: Path, mni_path: Path, mni, lite_medsam
+    namespace: str, tmp_path: Path, mni_path: Path, mni, lite_medsam
 ) -> None:
     with (
-        launched(launch_file, namespace, tmp_path, composed="false") as running,
+        launched(namespace, tmp_path, composed="false") as running,
         GraphClient(namespace, "surgeon", running.check) as client,
     ):
         assert set(running.processes) == {"snd_inf", "rcv_inf", "embedding", "cpl_inf", "rcv_msk", "apl_msk"}
@@ -144,7 +143,7 @@ def test_six_processes_give_the_masks_of_the_model_and_the_decoder_fetches_an_em
 
         running.kill("embedding", signal.SIGSTOP)
         try:
-            moved = script.box(Plane.AXIAL, 35, 38, 110, 82, 162)
+            moved = pixel_box(Plane.AXIAL, 35, 38, 110, 82, 162)
             assert client.prompt(moved, segment="remote").data, "the decoder asked for the embedding again"
         finally:
             running.kill("embedding", signal.SIGCONT)
@@ -157,10 +156,10 @@ def test_six_processes_give_the_masks_of_the_model_and_the_decoder_fetches_an_em
 
 
 def test_an_embedding_that_was_damaged_on_the_way_is_refused_and_fetched_again(
-    launch_file: Path, namespace: str, tmp_path: Path, mni_path: Path
+    namespace: str, tmp_path: Path, mni_path: Path
 ) -> None:
     with (
-        launched(launch_file, namespace, tmp_path, composed="false") as running,
+        launched(namespace, tmp_path, composed="false") as running,
         GraphClient(namespace, "surgeon", running.check) as client,
     ):
         client.load(mni_path)
@@ -168,16 +167,17 @@ def test_an_embedding_that_was_damaged_on_the_way_is_refused_and_fetched_again(
         running.kill("embedding", signal.SIGSTOP)
         try:
             with Peer(namespace) as impostor:
-                embeddings = impostor.publisher(SliceEmbedding, graph.EMBEDDINGS, graph.EMBEDDING)
+                embeddings = impostor.publisher(SliceEmbedding, topics.EMBEDDINGS, topics.EMBEDDING)
 
-                def answer(wish: EmbeddingRequest) -> None:
-                    message = SliceEmbedding(slice=wish.slice, model=wish.model, dtype="float16")
-                    message.shape, message.data = array("I", [2, 2, 2]), array("B", bytes(16))
-                    message.original_size, message.checksum = [10, 10], 1
+                def answer(wanted: EmbeddingRequest) -> None:
+                    tensor = NamedTensor(name="features", dtype="float16")
+                    tensor.shape, tensor.data = array("I", [2, 2, 2]), array("B", bytes(16))
+                    message = SliceEmbedding(image=wanted.image, model=wanted.model)
+                    message.tensors, message.original_size, message.checksum = [tensor], [10, 10], 1
                     embeddings.publish(message)
 
                 impostor.node.create_subscription(
-                    EmbeddingRequest, graph.EMBEDDING_REQUESTS, answer, graph.EMBEDDING
+                    EmbeddingRequest, topics.EMBEDDING_REQUESTS, answer, topics.EMBEDDING
                 )
                 with pytest.raises(PromptError, match="damaged on the way"):
                     client.prompt(SECOND, timeout_s=RESTART_S)

@@ -12,24 +12,25 @@ import pytest
 from bridge_process import BridgeProcess
 from hypothesis import given
 from hypothesis import strategies as st
-from ipp_client import IppClient
+from ipp_client import BlockingIppClient
 from peer import Peer
-from samm_client import NO_BOX, SammClient
+from samm_extension import NO_BOX, SammExtension
 from samm_msgs.msg import TaskEvent
 
-from samm_ros.demo.client import GraphClient
-from samm_ros.geometry import Plane, VolumeGeometry
-from samm_ros.latency.cycles import complete_cycles
-from samm_ros.nodes import graph, wire
-from samm_ros.prompts import PixelPrompt
-from samm_ros.volume import Volume, Window
-from slicer_ros_bridge.samm_protocol import MODELS, SammSession
+from samm_core.geometry import Plane, VolumeGeometry
+from samm_core.latency.cycles import complete_cycles
+from samm_core.latency.events import event_of
+from samm_core.prompts import PixelPrompt
+from samm_core.sources.volume import Volume, Window
+from samm_ros import topics
+from samm_ros.client import GraphClient
+from slicer_ros_bridge.doors.samm11.server import MODELS, SammServer
 
 SHAPE = (3, 4, 5)
 
 
 class Actions:
-    """GraphActions that keep what they are asked for; prompts wait until they are answered."""
+    """SammActions that note what they are asked for; prompts wait until they are answered."""
 
     def __init__(self) -> None:
         self.volumes: list[np.ndarray] = []
@@ -52,12 +53,12 @@ class Actions:
         self.answers.append(done)
 
 
-class Session:
-    """A session with its graph, and what it replied and complained of."""
+class Door:
+    """A SammServer with its actions, and what it replied and complained of."""
 
     def __init__(self) -> None:
-        self.graph, self.replies, self.problems = Actions(), [], []
-        self._session = SammSession(self.graph, self.problems.append)
+        self.actions, self.replies, self.problems = Actions(), [], []
+        self.server = SammServer(self.actions, self.problems.append)
 
     def ask(self, command: int, payload: bytes) -> bytes | None:
         """The reply; None while there is none."""
@@ -65,7 +66,7 @@ class Session:
 
     def ask_frames(self, frames: list[bytes]) -> bytes | None:
         before = len(self.replies)
-        self._session.handle(frames, self.replies.append)
+        self.server.handle(frames, self.replies.append)
         return self.replies[before] if len(self.replies) > before else None
 
     def send_volume(self, voxels: np.ndarray) -> None:
@@ -82,33 +83,31 @@ def voxels() -> np.ndarray:
 
 
 @pytest.fixture
-def session(voxels: np.ndarray) -> Session:
-    session = Session()
-    session.send_volume(voxels)
-    assert session.ask(2, struct.pack("<2i", 0, 0)) == b"\1"
-    return session
+def door(voxels: np.ndarray) -> Door:
+    door = Door()
+    door.send_volume(voxels)
+    assert door.ask(2, struct.pack("<2i", 0, 0)) == b"\1"
+    return door
 
 
-def test_the_volume_reaches_the_graph_as_it_was_sent(session: Session, voxels: np.ndarray) -> None:
-    np.testing.assert_array_equal(session.graph.volumes[0], voxels)
-    assert session.graph.embedded == 1
+def test_the_volume_reaches_the_graph_as_it_was_sent(door: Door, voxels: np.ndarray) -> None:
+    np.testing.assert_array_equal(door.actions.volumes[0], voxels)
+    assert door.actions.embedded == 1
 
 
-def test_what_the_graph_was_given_is_never_changed_afterwards(session: Session, voxels: np.ndarray) -> None:
+def test_what_the_graph_was_given_is_never_changed_afterwards(door: Door, voxels: np.ndarray) -> None:
     changed = struct.pack("<6i", 0, *SHAPE, 4, 5) + bytes(20)
-    assert session.ask(1, changed) == b"\1"
-    np.testing.assert_array_equal(session.graph.volumes[0], voxels)
-    assert session.ask(2, bytes(8)) == b"\1"
-    assert not session.graph.volumes[1][0].any()
+    assert door.ask(1, changed) == b"\1"
+    np.testing.assert_array_equal(door.actions.volumes[0], voxels)
+    assert door.ask(2, bytes(8)) == b"\1"
+    assert not door.actions.volumes[1][0].any()
 
 
 @pytest.mark.parametrize(("view", "index", "shape"), [(0, 2, (4, 5)), (1, 3, (3, 5)), (2, 4, (3, 4))])
-def test_a_view_is_the_plane_of_the_same_slice(
-    session: Session, voxels, view: int, index: int, shape
-) -> None:
+def test_a_view_is_the_plane_of_the_same_slice(door: Door, voxels, view: int, index: int, shape) -> None:
     payload = struct.pack("<6i", index, view, 1, 1, 3, 2) + struct.pack("<ii", 0, 0)
-    assert session.ask(3, payload) is None, "the reply waits for the graph"
-    plane, asked, prompt = session.graph.prompts[0]
+    assert door.ask(3, payload) is None, "the reply waits for the graph"
+    plane, asked, prompt = door.actions.prompts[0]
     geometry = VolumeGeometry(voxels.shape[::-1], np.eye(4))
     np.testing.assert_array_equal(
         geometry.take_slice(voxels, plane, asked), np.take(voxels, index, axis=view)
@@ -116,8 +115,8 @@ def test_a_view_is_the_plane_of_the_same_slice(
     assert prompt.box_xyxy.tolist() == [1, 1, 3, 2]
     mask = np.zeros(shape, bool)
     mask[1, 2] = True
-    session.graph.answers[0](mask, "")
-    assert session.replies[-1] == mask.astype(np.uint8).tobytes()
+    door.actions.answers[0](mask, "")
+    assert door.replies[-1] == mask.astype(np.uint8).tobytes()
 
 
 @given(
@@ -126,28 +125,72 @@ def test_a_view_is_the_plane_of_the_same_slice(
     box=st.none() | st.tuples(*[st.integers(-5, 9)] * 4),
 )
 def test_points_labels_and_box_come_over_or_are_answered_by_zeros(positive, negative, box) -> None:
-    session = Session()
-    session.send_volume(np.zeros(SHAPE, np.uint8))
+    door = Door()
+    door.send_volume(np.zeros(SHAPE, np.uint8))
     payload = struct.pack("<6i", 1, 0, *(box or NO_BOX))
     for points in (positive, negative):
         payload += struct.pack("<i", len(points)) + b"".join(struct.pack("<2i", *p) for p in points)
-    reply = session.ask(3, payload)
-    if session.graph.prompts:
-        _, _, prompt = session.graph.prompts[0]
+    reply = door.ask(3, payload)
+    if door.actions.prompts:
+        _, _, prompt = door.actions.prompts[0]
         assert prompt.points_xy.tolist() == [list(p) for p in (*positive, *negative)]
         assert prompt.labels.tolist() == [1] * len(positive) + [0] * len(negative)
         assert (prompt.box_xyxy is None) == (box is None)
         if box:
             assert prompt.box_xyxy.tolist() == [max(1, value) for value in box]
-        session.graph.answers[0](None, "no mask")
-        reply = session.replies[-1]
+        door.actions.answers[0](None, "no mask")
+        reply = door.replies[-1]
     assert reply == bytes(20)
 
 
-def test_models_by_their_index(session: Session) -> None:
+def _point(index: int, view: int = 0) -> bytes:
+    return struct.pack("<6i", index, view, *NO_BOX) + struct.pack("<4i", 1, 1, 1, 0)
+
+
+def test_a_refusal_leaves_the_mask_that_the_slice_holds(door: Door) -> None:
+    mask = np.zeros((4, 5), bool)
+    mask[1:3, 2] = True
+    door.ask(3, _point(1))
+    door.actions.answers[-1](mask, "")
+    door.ask(3, _point(1))
+    door.actions.answers[-1](None, "The model takes no points.")
+    assert door.replies[-1] == mask.astype(np.uint8).tobytes()
+    assert "takes no points" in door.problems[-1]
+    door.ask(3, _point(2, view=2))
+    door.actions.answers[-1](None, "no mask")
+    assert np.frombuffer(door.replies[-1], np.uint8).reshape(3, 4)[1].tolist() == [0, 1, 1, 0]
+    door.send_volume(np.zeros(SHAPE, np.uint8))
+    door.ask(3, _point(1))
+    door.actions.answers[-1](None, "no mask")
+    assert door.replies[-1] == bytes(20), "the new volume has no mask yet"
+
+
+@pytest.mark.parametrize("index", [-7, -1, 5, 99])
+@pytest.mark.parametrize(("view", "size"), [(0, 20), (1, 15), (2, 12)])
+def test_a_slice_outside_of_the_volume_gets_an_empty_mask_of_its_size(
+    door: Door, view: int, size: int, index: int
+) -> None:
+    assert door.ask(3, _point(index, view)) == bytes(size)
+    assert door.ask(5, struct.pack("<5i", 0, 0, 2, 2, index)) == bytes(20)
+    assert not door.actions.prompts
+
+
+@pytest.mark.parametrize(("view", "side"), [(0, 3), (1, 4), (2, 5)])
+def test_a_slice_below_the_volume_leaves_the_one_that_the_extension_writes_it_over(
+    door: Door, view: int, side: int
+) -> None:
+    door.ask(3, _point(side - 1, view))
+    plane, index, _ = door.actions.prompts[-1]
+    mask = np.ones(np.take(np.zeros(SHAPE), index, axis=plane).shape, bool)
+    door.actions.answers[-1](mask, "")
+    assert door.ask(3, _point(-1, view)) == mask.astype(np.uint8).tobytes()
+    assert door.ask(3, _point(side, view)) == bytes(mask.size)
+
+
+def test_models_by_their_index(door: Door) -> None:
     for index in range(len(MODELS)):
-        assert session.ask(4, struct.pack("<i", index)) == b"\1"
-    assert session.graph.models == ["vit_b", "vit_l", "vit_h", "mobile_sam", "medsam_vit_b"]
+        assert door.ask(4, struct.pack("<i", index)) == b"\1"
+    assert door.actions.models == ["vit_b", "vit_l", "vit_h", "mobile_sam", "medsam_vit_b"]
 
 
 @pytest.mark.parametrize(
@@ -173,39 +216,37 @@ def test_models_by_their_index(session: Session) -> None:
         [struct.pack("<i", 2), bytes(4)],
         [struct.pack("<i", 3), bytes(8)],
         [struct.pack("<i", 3), struct.pack("<6i", 0, 3, *NO_BOX) + bytes(8)],
-        [struct.pack("<i", 3), struct.pack("<6i", 99, 0, *NO_BOX) + bytes(8)],
         [struct.pack("<i", 3), struct.pack("<7i", 0, 0, *NO_BOX, 2**31 - 1) + bytes(8)],
         [struct.pack("<i", 3), struct.pack("<7i", 0, 0, *NO_BOX, -1) + bytes(8)],
         [struct.pack("<i", 4), struct.pack("<i", 5)],
-        [struct.pack("<i", 5), struct.pack("<5i", 0, 0, 2, 2, 99)],
     ],
 )
-def test_a_damaged_request_is_answered_by_zero_and_changes_nothing(session: Session, voxels, frames) -> None:
-    assert session.ask_frames(frames) == b"\0"
-    assert session.problems[-1].endswith(".")
-    assert session.ask(2, bytes(8)) == b"\1"
-    np.testing.assert_array_equal(session.graph.volumes[-1], voxels)
+def test_a_damaged_request_is_answered_by_zero_and_changes_nothing(door: Door, voxels, frames) -> None:
+    assert door.ask_frames(frames) == b"\0"
+    assert door.problems[-1].endswith(".")
+    assert door.ask(2, bytes(8)) == b"\1"
+    np.testing.assert_array_equal(door.actions.volumes[-1], voxels)
 
 
 @given(st.lists(st.binary(max_size=64), max_size=4), st.integers(-2, 7))
 def test_any_bytes_are_replied_to_once(frames: list[bytes], command: int) -> None:
-    session = Session()
-    session.send_volume(np.zeros(SHAPE, np.uint8))
-    before = len(session.replies)
-    session.ask_frames([struct.pack("<i", command), *frames])
-    for done in session.graph.answers:
+    door = Door()
+    door.send_volume(np.zeros(SHAPE, np.uint8))
+    before = len(door.replies)
+    door.ask_frames([struct.pack("<i", command), *frames])
+    for done in door.actions.answers:
         done(None, "no mask")
-    assert len(session.replies) == before + 1
+    assert len(door.replies) == before + 1
 
 
 def test_a_volume_without_all_its_slices_is_not_loaded() -> None:
-    session = Session()
-    assert session.ask(2, bytes(8)) == b"\0"
-    assert session.ask(0, struct.pack("<3i", *SHAPE)) == b"\1"
-    assert session.ask(1, struct.pack("<6i", 1, *SHAPE, 4, 5) + bytes(20)) == b"\1"
-    assert session.ask(2, bytes(8)) == b"\0"
-    assert "2 of 3 slices" in session.problems[-1]
-    assert not session.graph.volumes
+    door = Door()
+    assert door.ask(2, bytes(8)) == b"\0"
+    assert door.ask(0, struct.pack("<3i", *SHAPE)) == b"\1"
+    assert door.ask(1, struct.pack("<6i", 1, *SHAPE, 4, 5) + bytes(20)) == b"\1"
+    assert door.ask(2, bytes(8)) == b"\0"
+    assert "2 of 3 slices" in door.problems[-1]
+    assert not door.actions.volumes
 
 
 @pytest.fixture(scope="module")
@@ -237,33 +278,43 @@ def test_the_extensions_whole_session_gets_the_masks_of_the_direct_call(
             ).mask
     assert min(mask.sum() for mask in expected.values()) > 50
 
-    with SammClient(bridge.ports["SAMM"]) as client, Peer(shared_graph) as peer:
-        peer.listen(TaskEvent, graph.TASK_EVENTS, graph.EVENTS)
+    with SammExtension(bridge.ports["SAMM"]) as client, Peer(shared_graph) as peer:
+        peer.listen(TaskEvent, topics.TASK_EVENTS, topics.EVENTS)
         assert client.set_image_size(array.shape) == b"\1"
         for index, image in enumerate(array):
             assert client.set_nth_image(index, array.shape, image) == b"\1"
         assert client.calculate_embeddings() == b"\1"
-        with IppClient(bridge.ports["IPP/2"], "beside") as beside:
+        with BlockingIppClient(bridge.ports["IPP/2"], "beside") as beside:
             for count in range(200):
                 view, index, box = slices[count % 3]
                 shift = count // 3 % 4
                 reply = client.inference(index, view, (box[0] + shift, *box[1:]))
+                while count == 0 and not any(reply):
+                    # The volume is on its way into the graph: no mask in the extension's time, which asks again.
+                    reply = client.inference(index, view, (box[0] + shift, *box[1:]))
                 mask = np.frombuffer(reply, np.uint8).reshape(expected[view, shift].shape)
                 # Another number of threads may round a pixel on the outline the other way.
-                assert (mask ^ expected[view, shift]).sum() <= 0.01 * expected[view, shift].sum(), (
-                    count,
-                    view,
-                )
+                difference = (mask ^ expected[view, shift]).sum()
+                assert difference <= 0.01 * expected[view, shift].sum(), (count, view, bridge.lines[-5:])
             assert beside.hello()["version"] == 2
         view, index, box = slices[0]
         assert client.auto_seg(box[:2], box[2:], index) == client.inference(index, 0, box)
-        # Nothing marked, or marked in a way that this model does not take: no mask, and in time.
+        # Green and red points, alone and beside the box.
+        (embedding,) = lite_medsam.encode([volume.slice_image(Plane(view), index)])
+        for given, prompt in (
+            ({"positive": [(38, 86)]}, PixelPrompt([(38, 86)], [1])),
+            (
+                {"positive": [(38, 86)], "negative": [(70, 70)]},
+                PixelPrompt([(38, 86), (70, 70)], [1, 0]),
+            ),
+            ({"box": box, "negative": [(38, 86)]}, PixelPrompt([(38, 86)], [0], box)),
+        ):
+            wanted = lite_medsam.decode(embedding, prompt).mask
+            mask = np.frombuffer(client.inference(index, 0, **given), np.uint8).reshape(wanted.shape)
+            assert wanted.any() and (mask ^ wanted).sum() <= 0.01 * wanted.sum() + 2, given
         assert client.inference(index, 0) == bytes(array[index].size)
-        assert client.inference(index, 0, positive=[(30, 80)]) == bytes(array[index].size)
         # The weights are not here: the model that answers stays.
         assert client.select_model(0) == b"\1"
         assert any(client.inference(index, 0, box))
-        events = [
-            wire.event_from_msg(e) for e in peer.heard[graph.TASK_EVENTS] if e.client_id.startswith("samm/")
-        ]
+        events = [event_of(e) for e in peer.heard[topics.TASK_EVENTS] if e.client_id.startswith("samm/")]
     assert len(complete_cycles(events)) >= 190, "the five tasks were not traced"

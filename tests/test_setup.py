@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def start(code: str, **environment: str) -> subprocess.Popen[str]:
     """Python code with the set-up's modules, in a process of its own."""
-    paths = f"import sys; sys.path[:0] = [{str(ROOT / 'tools')!r}, {str(ROOT / 'ros2_ws/src/samm_ros')!r}]\n"
+    paths = f"import sys; sys.path[:0] = [{str(ROOT / 'tools')!r}, {str(ROOT / 'ros2_ws/src/samm_core')!r}]\n"
     return subprocess.Popen(
         [sys.executable, "-c", paths + textwrap.dedent(code)],
         env={**os.environ, **environment},
@@ -35,16 +35,16 @@ def said(process: subprocess.Popen[str], status: int = 0) -> str:
 
 
 class TestMachine:
-    """Each thing that is missing is named, with its remedy."""
+    """Everything that is missing is named, with its remedy."""
 
     CHECK = """
         from pathlib import Path
-        from samm_ros.errors import SetupError
+        from samm_core.errors import SetupError
         from samm_setup import machine
         python = machine.Interpreter({python!r}, (3, 12), has_headers={headers}, has_venv={venv}, has_rclpy=False)
         machine.DISK_GB = {disk}
         try:
-            machine.check(python, Path("."))
+            machine.check(python, Path("."), {distro!r})
         except SetupError as error:
             print(error)
     """
@@ -52,16 +52,25 @@ class TestMachine:
     def check(self, folder: Path, compiler: bool = True, **facts: object) -> str:
         if compiler:
             (folder / "g++").symlink_to("/bin/true")
-        facts = {"python": "/usr/bin/python3.12", "headers": True, "venv": True, "disk": 0, **facts}
+        facts = {
+            "python": "/usr/bin/python3.12",
+            "headers": True,
+            "venv": True,
+            "disk": 0,
+            "distro": "",
+            **facts,
+        }
         return said(start(self.CHECK.format(**facts), PATH=str(folder)))
 
     def test_a_machine_that_has_everything_passes(self, tmp_path: Path) -> None:
         assert self.check(tmp_path) == ""
 
     def test_a_missing_compiler_is_named(self, tmp_path: Path) -> None:
-        assert "no C++ compiler (g++, c++, clang++) on PATH; sudo apt install g++" in self.check(
-            tmp_path, False
-        )
+        shown = self.check(tmp_path, False)
+        assert "no C++ compiler (g++, c++, clang++) on PATH; sudo apt install g++" in shown
+
+    def test_a_missing_make_is_named_where_the_wheels_ninja_is_not(self, tmp_path: Path) -> None:
+        assert "no make on PATH; sudo apt install make" in self.check(tmp_path, distro="jazzy")
 
     def test_missing_headers_are_named(self, tmp_path: Path) -> None:
         assert "Python.h" in (shown := self.check(tmp_path, headers=False))
@@ -77,13 +86,35 @@ class TestMachine:
         shown = self.check(tmp_path, False, headers=False, venv=False, disk=10**9)
         assert shown.count("\n  - ") == 4
 
+    @pytest.mark.parametrize("name", ["with space", "mit-ü", "a:b", "a;b", "a$b", "a'b", 'a"b', "x" * 200])
+    def test_a_folder_in_which_nothing_would_start_is_refused(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).mkdir()
+        root = tmp_path / name / "samm_ros"
+        for part in ("samm", "tools", "ros2_ws/src/samm_core/samm_core"):
+            (root / part).parent.mkdir(parents=True, exist_ok=True)
+            (root / part).symlink_to(ROOT / part)
+        shown = said(
+            start(f"""
+            from pathlib import Path
+            from samm_core.errors import SetupError
+            from samm_setup.workspace import Workspace
+            try:
+                Workspace(Path({str(root)!r})).set_up()
+            except SetupError as error:
+                print(error)
+        """)
+        )
+        assert f'The folder "{root}" has a blank' in shown
+        assert "move samm_ros to another folder" in shown
+        assert not (root / ".samm").exists()
+
     def test_without_a_fitting_python_the_remedy_is_named(self, tmp_path: Path) -> None:
         stub = tmp_path / "python3.12"  # as a version manager's, that ends with an error
         stub.write_text("#!/bin/sh\nexit 127\n")
         stub.chmod(0o755)
         process = start(
             """
-            from samm_ros.errors import SetupError
+            from samm_core.errors import SetupError
             from samm_setup import machine
             machine.OLDEST, machine.NEWEST = (3, 98), (3, 99)
             try:
@@ -109,12 +140,12 @@ STEPS = """
     def work(run):
         with open(folder / "runs", "a") as runs:
             runs.write("x")
-        # Until the gate opens, as long as the work takes.
-        run(["sh", "-c", "echo begun > begun; cat gate > /dev/null; echo done > product"])
+        # The work takes until somebody writes to "finish".
+        run(["sh", "-c", "echo begun > begun; cat finish > /dev/null; echo done > product"])
 
     import os
     os.chdir(folder)
-    run_steps(lambda: [Step("work", folder / "stamp", {key!r}, folder / "product", work)], folder / "state")
+    run_steps(lambda: [[[Step("work", folder / "stamp", {key!r}, folder / "product", work)]]], folder / "state")
 """
 
 
@@ -123,7 +154,7 @@ class TestSteps:
 
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
-        os.mkfifo(tmp_path / "gate")
+        os.mkfifo(tmp_path / "finish")
         os.mkfifo(tmp_path / "begun")
         return tmp_path
 
@@ -137,14 +168,14 @@ class TestSteps:
         return process
 
     def finish(self, folder: Path, process: subprocess.Popen[str]) -> str:
-        (folder / "gate").write_text("")
+        (folder / "finish").write_text("")
         return said(process)
 
     def runs(self, folder: Path) -> int:
         return len((folder / "runs").read_text())
 
     def test_a_step_that_is_done_is_not_done_again(self, folder: Path) -> None:
-        assert "  work … " in self.finish(folder, self.begin(folder))
+        assert "  work …\n  work: " in self.finish(folder, self.begin(folder))
         assert said(self.start(folder)) == ""
         assert self.runs(folder) == 1
 
@@ -167,7 +198,7 @@ class TestSteps:
         killed.wait()
         again = self.start(folder)
         assert again.stderr.readline() == "Another ./samm is setting up; waiting for it …\n"
-        (folder / "gate").write_text("")  # ends what the killed one had started
+        (folder / "finish").write_text("")  # ends what the killed one had started
         assert (folder / "begun").read_text() == "begun\n"
         self.finish(folder, again)
         assert self.runs(folder) == 2
@@ -187,12 +218,35 @@ class TestSteps:
             from samm_setup.steps import Step, run_steps
             folder = Path({str(tmp_path)!r})
             fail = lambda run: run(["sh", "-c", "echo what went wrong; exit 3"])
-            run_steps(lambda: [Step("work", folder / "stamp", "1", folder / "stamp", fail)], folder)
+            run_steps(lambda: [[[Step("work", folder / "stamp", "1", folder / "stamp", fail)]]], folder)
         """)
         shown = said(process, status=1)
         assert "sh failed with status 3" in shown
         assert "what went wrong" in shown
         assert not (tmp_path / "stamp").exists()
+
+    def test_lanes_run_beside_each_other_and_a_failure_leaves_the_other_lane_done(
+        self, tmp_path: Path
+    ) -> None:
+        os.mkfifo(tmp_path / "meeting")
+        process = start(f"""
+            from pathlib import Path
+            from samm_setup.steps import Step, run_steps
+            folder = Path({str(tmp_path)!r})
+
+            def step(title, script):
+                run = lambda run: run(["sh", "-c", "cd " + str(folder) + "; " + script])
+                return Step(title, folder / (title + "-stamp"), "1", folder, run)
+
+            # Neither ends before the other has begun.
+            run_steps(lambda: [[
+                [step("one", "echo > meeting; exit 3")],
+                [step("two", "cat meeting"), step("three", "true")],
+            ]], folder)
+        """)
+        assert "sh failed with status 3" in said(process, status=1)
+        assert not (tmp_path / "one-stamp").exists()
+        assert (tmp_path / "three-stamp").exists()
 
 
 class TestWorkspace:
@@ -231,14 +285,14 @@ class TestWorkspace:
         code = f"""
             from pathlib import Path
             from samm_setup.workspace import Workspace
-            for step in Workspace(Path({str(tmp_path)!r}))._steps(): print(step.title, step.key)
+            for step in Workspace(Path({str(tmp_path)!r}))._build_steps(): print(step.title, step.key)
         """
 
         def keys() -> dict[str, str]:
             return dict(line.rsplit(" ", 1) for line in said(start(code, PYTHONPATH="")).splitlines())
 
         before = keys()
-        assert list(before)[2:] == ["build of base", "build of other", "build of user"]
+        assert list(before) == ["build of base", "build of other", "build of user"]
         (tmp_path / "ros2_ws/src/base/code.py").write_text("changed")
         changed = {title for title, key in keys().items() if key != before[title]}
         assert changed == {"build of base", "build of user"}

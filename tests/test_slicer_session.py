@@ -13,12 +13,18 @@ import slicer.util
 import vtk
 from bridge_process import BridgeProcess, free_ports
 from slicer_scene import SlicerScene, numpy_matrix, positions, vtk_matrix
+from SlicerIPPLib.client_events import BridgeState
+from SlicerIPPLib.logic import SegmentationLogic
+from SlicerIPPLib.masks import cleaned
+from SlicerIPPLib.parameters import Parameters
+from SlicerIPPLib.prompts import INTERACTIVE
+from SlicerIPPLib.scripting import points_node, roi_node, segment_slice
 
-from samm_ros.demo.client import GraphClient
-from samm_ros.geometry import Plane, VolumeGeometry
-from samm_ros.prompts import PixelPrompt
-from samm_ros.supervisor import Graph
-from samm_ros.volume import Volume, Window
+from samm_core.errors import PromptError
+from samm_core.geometry import Plane, VolumeGeometry
+from samm_core.prompts import PixelPrompt
+from samm_core.sources.volume import Volume, Window
+from samm_ros.client import GraphClient
 
 pytestmark = pytest.mark.xdist_group("graph")
 
@@ -104,11 +110,11 @@ def test_a_box_gives_the_right_voxels_in_each_view(
     with_mni: SlicerScene, mni: Volume, lite_medsam, view: str
 ) -> None:
     _box(with_mni, view, mni.geometry.ijk_to_ras)
-    with_mni.spin_until(lambda: with_mni.logic.score is not None)
+    with_mni.spin_until(lambda: with_mni.state.score is not None)
     ijk = _expected(lite_medsam, mni, *BOXES[view])
     _assert_same_places(with_mni.voxels(), positions(mni.geometry.ijk_to_ras, ijk))
-    with_mni.spin_until(lambda: with_mni.logic.latency)
-    assert set(with_mni.logic.latency) == {"SND_INF", "RCV_INF", "CPL_INF", "RCV_MSK", "APL_MSK", "total"}
+    with_mni.spin_until(lambda: with_mni.state.latency)
+    assert set(with_mni.state.latency) == {"SND_INF", "RCV_INF", "CPL_INF", "RCV_MSK", "APL_MSK", "total"}
 
 
 @pytest.mark.parametrize("kind", ["sagittal acquired", "oblique", "transformed"])
@@ -146,7 +152,7 @@ def test_volumes_that_lie_otherwise_get_the_right_voxels(
     slicer_ipp.show(view, axis, index, to_world)
     slicer_ipp.parameters.box = slicer_ipp.add_roi(low, high, to_world)
     slicer_ipp.logic.observe()
-    slicer_ipp.spin_until(lambda: slicer_ipp.logic.score is not None)
+    slicer_ipp.spin_until(lambda: slicer_ipp.state.score is not None)
 
     geometry = VolumeGeometry(voxels.shape[::-1], ijk_to_ras)
     volume = Volume(voxels, geometry, Window(mni.window.lower, mni.window.upper), "", "", "")
@@ -154,44 +160,43 @@ def test_volumes_that_lie_otherwise_get_the_right_voxels(
     _assert_same_places(slicer_ipp.voxels(), positions(to_world, ijk))
 
 
-def test_fiducials_in_ras_reach_a_model_that_takes_points(
-    launch_file: Path, namespace: str, mni: Volume, tmp_path: Path
+def test_fiducials_in_ras_give_the_mask_of_the_direct_call(
+    with_mni: SlicerScene, mni: Volume, lite_medsam
 ) -> None:
-    """The whole graph as `samm up` starts it, with MobileSAM of weights by chance: its masks mean nothing, but only the
-    same points give the same one."""
-    import torch
-
-    from samm_ros.models import load_model
-    from samm_ros.models.mobile_sam import MobileSam
-
-    path = tmp_path / "mobile_sam.pt"
-    torch.manual_seed(3)
-    torch.save(MobileSam.build(None, "mobile_sam").state_dict(), path)
-    direct = load_model("mobile_sam", path, device="cpu", backend="torch")
     to_ras = mni.geometry.ijk_to_ras
-    inside, outside = np.array([[60.0, 130.0, 35.0]]), np.array([[120.0, 60.0, 35.0]])
-    ports = free_ports()
-    arguments = {"namespace": namespace, "sweep": "false", "bridge_port": str(ports["IPP/2"])}
-    arguments |= {"samm_port": "-1", "model": "mobile_sam", "checkpoint": str(path), "backend": "torch"}
-    with Graph(launch_file, arguments, tmp_path / "log"), SlicerScene() as scene:
-        scene.connect(ports["IPP/2"])
-        scene.add_volume(mni.voxels, to_ras, (mni.window.lower, mni.window.upper))
-        scene.show("Red", 2, 35, to_ras)
-        scene.load()
-        scene.parameters.positive = scene.add_points(positions(to_ras, inside))
-        scene.parameters.negative = scene.add_points(positions(to_ras, outside))
-        scene.logic.observe()
-        scene.spin_until(lambda: scene.logic.score is not None, 120)
-        found = scene.voxels()
+    inside, outside = (59.0, 136.0, 35.0), (95.0, 120.0, 35.0)
+    with_mni.parameters.positive = with_mni.add_points(positions(to_ras, [inside]))
+    with_mni.parameters.negative = with_mni.add_points(positions(to_ras, [outside]))
+    with_mni.logic.observe()
+    with_mni.spin_until(lambda: with_mni.state.score is not None)
+    (embedding,) = lite_medsam.encode([mni.slice_image(Plane.AXIAL, 35)])
+    prompt = PixelPrompt([inside[:2], outside[:2]], [1, 0])
+    mask = lite_medsam.decode(embedding, prompt).mask
+    assert mask.sum() > 100
+    ijk = np.rint(mni.geometry.ijk_of(np.argwhere(mask)[:, ::-1], Plane.AXIAL, 35)).astype(int)
+    _assert_same_places(with_mni.voxels(), positions(to_ras, ijk))
 
-    (embedding,) = direct.encode([mni.slice_image(Plane.AXIAL, 35)])
-    points = np.float32([inside[0, :2], outside[0, :2]])
-    wanted, swapped = (
-        direct.decode(embedding, PixelPrompt(xy, np.uint8([1, 0]))).mask for xy in (points, points[:, ::-1])
-    )
-    assert (wanted != swapped).any(), "a mask that does not depend on the points shows nothing"
-    ijk = mni.geometry.ijk_of(np.argwhere(wanted)[:, ::-1], Plane.AXIAL, 35)
-    _assert_same_places(found, positions(to_ras, ijk))
+
+@pytest.mark.parametrize("view", BOXES)
+def test_a_script_without_panel_and_view_gets_the_mask_of_the_direct_call(
+    bridge: BridgeProcess, mni: Volume, lite_medsam, view: str
+) -> None:
+    axis, index, (x0, y0, x1, y1) = BOXES[view]
+    low, high = np.empty(3), np.empty(3)
+    inside = [a for a in range(3) if a != axis]
+    low[inside], high[inside] = (x0, y0), (x1, y1)
+    low[axis], high[axis] = index - 2, index + 2
+    with SlicerScene() as scene:
+        p = scene.parameters
+        scene.add_volume(mni.voxels, mni.geometry.ijk_to_ras, (mni.window.lower, mni.window.upper))
+        p.address = f"tcp://127.0.0.1:{bridge.ports['IPP/2']}"
+        p.box = roi_node(positions(mni.geometry.ijk_to_ras, [low, high]))
+        segment_id = segment_slice(scene.scene, p, PLANES[view], limit_s=90.0)
+        ijk = _expected(lite_medsam, mni, axis, index, (x0, y0, x1, y1))
+        _assert_same_places(scene.voxels(segment_id), positions(mni.geometry.ijk_to_ras, ijk))
+        p.positive = points_node(positions(mni.geometry.ijk_to_ras, [(1.0, 1.0, 1.0)]))
+        with pytest.raises(PromptError, match="not on slice"):
+            segment_slice(scene.scene, p, PLANES[view], slice_index=index)
 
 
 def test_while_a_box_is_dragged_its_newest_place_wins(
@@ -199,9 +204,9 @@ def test_while_a_box_is_dragged_its_newest_place_wins(
 ) -> None:
     axis, index, (x0, y0, x1, y1) = BOXES["Red"]
     _box(with_mni, "Red", mni.geometry.ijk_to_ras)
-    with_mni.spin_until(lambda: with_mni.logic.score is not None)
+    with_mni.spin_until(lambda: with_mni.state.score is not None)
     masks = []
-    with_mni.logic.changed.append(lambda what: masks.append(what) if what == "mask" else None)
+    with_mni.logic.events.mask.connect(lambda: masks.append(with_mni.state.score))
     roi = with_mni.parameters.box
     for grow in range(1, 61):
         low, high = np.array([x0, y0, index - 2.0]), np.array([x1 + grow / 4, y1, index + 2.0])
@@ -209,8 +214,9 @@ def test_while_a_box_is_dragged_its_newest_place_wins(
         roi.SetCenter(*centre)
         roi.SetSize(*(high - low))
         with_mni.logic.process_events()
-    newest = next(reversed(with_mni.logic._asked[0]))
-    with_mni.spin_until(lambda: with_mni.logic._applied.get(0, 0) >= newest)
+    prompts = with_mni.logic.prompts
+    newest = prompts.newest(INTERACTIVE)
+    with_mni.spin_until(lambda: prompts.newest_answered(INTERACTIVE) >= newest)
     assert len(masks) < 60, "every place was answered: prompts queued"
     ijk = _expected(lite_medsam, mni, axis, index, (x0, y0, x1 + 15, y1))
     _assert_same_places(with_mni.voxels(), positions(mni.geometry.ijk_to_ras, ijk))
@@ -224,51 +230,50 @@ def test_a_mask_that_comes_late_for_another_slice_is_never_applied(
     with_mni.logic.prompt()
     with_mni.show("Red", 2, 36, to_ras)
     with_mni.logic.prompt()
-    newest = next(reversed(with_mni.logic._asked[0]))
-    with_mni.spin_until(lambda: with_mni.logic._applied.get(0, 0) >= newest)
+    prompts = with_mni.logic.prompts
+    newest = prompts.newest(INTERACTIVE)
+    with_mni.spin_until(lambda: prompts.newest_answered(INTERACTIVE) >= newest)
     slices = np.unique(np.rint(with_mni.voxels()[:, 2] - to_ras[2, 3]))
     assert slices.tolist() == [36]
 
 
 def test_a_frozen_slice_keeps_its_mask(with_mni: SlicerScene, mni: Volume) -> None:
     _box(with_mni, "Red", mni.geometry.ijk_to_ras)
-    with_mni.spin_until(lambda: with_mni.logic.score is not None)
+    with_mni.spin_until(lambda: with_mni.state.score is not None)
     before = with_mni.voxels()
     with_mni.logic.freeze(True)
     assert with_mni.logic.is_frozen()
     _box(with_mni, "Red", mni.geometry.ijk_to_ras, grow=20)
-    with_mni.spin_until(lambda: "frozen" in with_mni.logic.objection)
+    with_mni.spin_until(lambda: "frozen" in with_mni.state.prompt_problem)
     np.testing.assert_array_equal(with_mni.voxels(), before)
     with_mni.logic.freeze(False)
     with_mni.spin_until(lambda: len(with_mni.voxels()) != len(before))
 
 
 def test_undo_and_redo_change_the_node(with_mni: SlicerScene, mni: Volume) -> None:
-    assert not with_mni.logic.can_undo
+    assert not with_mni.state.can_undo
     _box(with_mni, "Red", mni.geometry.ijk_to_ras)
-    with_mni.spin_until(lambda: with_mni.logic.score is not None)
+    with_mni.spin_until(lambda: with_mni.state.score is not None)
     with_mni.parameters.live = False
     before = len(with_mni.voxels())
-    while with_mni.logic.can_undo:
+    while with_mni.state.can_undo:
         with_mni.logic.undo()
     assert len(with_mni.voxels()) == 0
-    while with_mni.logic.can_redo:
+    while with_mni.state.can_redo:
         with_mni.logic.redo()
     assert len(with_mni.voxels()) == before
 
 
 def test_points_elsewhere_are_named_and_not_sent(with_mni: SlicerScene, mni: Volume) -> None:
     to_ras = mni.geometry.ijk_to_ras
-    with_mni.parameters.positive = with_mni.add_points(
-        positions(to_ras, [(60, 130, 50), (5000, 0, 35), (60, 130, 35)])
-    )
+    with_mni.parameters.positive = with_mni.add_points(positions(to_ras, [(60, 130, 50), (5000, 0, 35)]))
     with_mni.logic.observe()
-    with_mni.spin_until(lambda: "P-" in with_mni.logic.objection)
-    objection = with_mni.logic.objection
-    assert "P-1 is on slice 50, Red shows slice 35" in objection
-    assert "P-2 lies outside the volume" in objection
-    assert "takes no points" in objection
-    assert not with_mni.logic._asked[0]
+    with_mni.spin_until(lambda: "P-" in with_mni.state.prompt_problem)
+    problem = with_mni.state.prompt_problem
+    first, second = problem.split(" P-2: ")
+    assert first.startswith("P-1: ") and "lies on axial slice 50, not on slice 35" in first
+    assert "lies outside the volume" in second
+    assert not with_mni.logic.prompts.newest(INTERACTIVE)
 
 
 def test_propagation_follows_the_structure_and_a_roi_gives_each_slice(
@@ -276,11 +281,11 @@ def test_propagation_follows_the_structure_and_a_roi_gives_each_slice(
 ) -> None:
     to_ras = mni.geometry.ijk_to_ras
     _box(with_mni, "Red", to_ras)
-    with_mni.spin_until(lambda: with_mni.logic.score is not None)
+    with_mni.spin_until(lambda: with_mni.state.score is not None)
     with_mni.logic.propagate(1)
     assert "under way" in with_mni.logic.reasons()["propagate"]
     with_mni.spin_until(
-        lambda: with_mni.logic.progress == (2, 2) and not with_mni.logic.reasons()["propagate"]
+        lambda: with_mni.state.progress == (2, 2) and not with_mni.logic.reasons()["propagate"]
     )
     assert np.unique(np.rint(with_mni.voxels()[:, 2] - to_ras[2, 3])).tolist() == [34, 35, 36]
 
@@ -290,36 +295,45 @@ def test_propagation_follows_the_structure_and_a_roi_gives_each_slice(
     with_mni.logic.observe()
     with_mni.logic.segment_roi()
     with_mni.spin_until(
-        lambda: with_mni.logic.progress == (2, 2) and not with_mni.logic.reasons()["segment_roi"]
+        lambda: with_mni.state.progress == (2, 2) and not with_mni.logic.reasons()["segment_roi"]
     )
     assert np.unique(np.rint(with_mni.voxels()[:, 2] - to_ras[2, 3])).tolist() == [35, 36]
 
 
+def test_voxels_that_change_in_place_are_sent_again_before_anything_is_segmented(
+    with_mni: SlicerScene, mni: Volume, lite_medsam
+) -> None:
+    """As a sequence's next frame, or a module that writes into its own input."""
+    before = with_mni.state.sent_volume.uid
+    slicer.util.updateVolumeFromArray(with_mni.parameters.volume, mni.voxels[:, ::-1].copy())
+    _box(with_mni, "Red", mni.geometry.ijk_to_ras)
+    with_mni.spin_until(lambda: with_mni.state.score is not None)
+    assert with_mni.state.sent_volume.uid != before
+    assert any("has changed" in line for line in with_mni.state.log)
+    turned = Volume(mni.voxels[:, ::-1].copy(), mni.geometry, mni.window, "", "", "")
+    ijk = _expected(lite_medsam, turned, *BOXES["Red"])
+    _assert_same_places(with_mni.voxels(), positions(mni.geometry.ijk_to_ras, ijk))
+
+
 def test_the_graph_follows_the_volumes_window(with_mni: SlicerScene) -> None:
     with_mni.logic.apply_window_preset("ct_brain")
-    with_mni.spin_until(lambda: with_mni.logic._graph_volume["window"] == [0.0, 80.0])
+    with_mni.spin_until(lambda: with_mni.state.graph_volume.window == (0.0, 80.0))
     for upper in range(100, 140):
         with_mni.parameters.volume.GetDisplayNode().SetWindowLevelMinMax(10, upper)
         with_mni.logic.process_events()
-    with_mni.spin_until(lambda: with_mni.logic._graph_volume["window"] == [10.0, 139.0])
+    with_mni.spin_until(lambda: with_mni.state.graph_volume.window == (10.0, 139.0))
 
 
-def test_holes_and_islands_are_removed_on_request(with_mni: SlicerScene) -> None:
-    from SlicerIPPLib.logic import _Asked
-
+def test_holes_and_islands_are_removed_on_request() -> None:
     mask = np.zeros((20, 20), bool)
     mask[2:9, 2:9] = True
     mask[5, 5] = False
     mask[15:17, 15:17] = True
-    logic, p = with_mni.logic, with_mni.parameters
-    at_island = _Asked(1, "", Plane.AXIAL, 2, 0, "", ((15.0, 16.0),))
-    with_box = _Asked(1, "", Plane.AXIAL, 2, 0, "")
-    assert logic._cleaned(mask, with_box) is mask
-    p.remove_holes = True
-    assert logic._cleaned(mask, with_box).sum() == mask.sum() + 1
-    p.remove_islands = True
-    assert logic._cleaned(mask, with_box).sum() == 49
-    assert logic._cleaned(mask, at_island).sum() == 4
+    no_points, at_island = np.zeros((0, 2)), np.array([(15.0, 16.0)])
+    assert cleaned(mask, False, False, no_points) is mask
+    assert cleaned(mask, True, False, no_points).sum() == mask.sum() + 1
+    assert cleaned(mask, True, True, no_points).sum() == 49
+    assert cleaned(mask, True, True, at_island).sum() == 4
 
 
 def test_the_users_own_segments_and_markups_are_left_alone(with_mni: SlicerScene, mni: Volume) -> None:
@@ -330,7 +344,7 @@ def test_the_users_own_segments_and_markups_are_left_alone(with_mni: SlicerScene
     with_mni.parameters.segmentation = mine
     count = scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode")
     _box(with_mni, "Red", mni.geometry.ijk_to_ras)
-    with_mni.spin_until(lambda: with_mni.logic.score is not None)
+    with_mni.spin_until(lambda: with_mni.state.score is not None)
     assert scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode") == count + 1
     assert scene.GetNodeByID(other.GetID()) is other
     kept = mine.GetSegmentation().GetSegment("kept")
@@ -341,12 +355,9 @@ def test_the_users_own_segments_and_markups_are_left_alone(with_mni: SlicerScene
 def test_two_slicers_at_once_get_each_their_own(
     with_mni: SlicerScene, bridge: BridgeProcess, mni: Volume
 ) -> None:
-    from SlicerIPPLib.logic import SlicerIPPLogic
-    from SlicerIPPLib.parameters import Parameters
-
     to_ras = mni.geometry.ijk_to_ras
     _box(with_mni, "Red", to_ras)
-    second = SlicerIPPLogic(
+    second = SegmentationLogic(
         with_mni.scene, Parameters(volume=with_mni.parameters.volume), with_mni.slices.get
     )
     try:
@@ -355,12 +366,12 @@ def test_two_slicers_at_once_get_each_their_own(
         def both(condition) -> None:
             with_mni.spin_until(lambda: second.process_events() or condition())
 
-        both(lambda: second.state == "connected" and second.model)
+        both(lambda: second.state.is_connected and second.state.model)
         second.load_volume()
         both(lambda: not second.reasons()["prompt"])
         second.parameters.box = with_mni.add_roi((110, 110, 33), (160, 165, 37), to_ras)
         second.observe()
-        both(lambda: second.score is not None and with_mni.logic.score is not None)
+        both(lambda: second.state.score is not None and with_mni.state.score is not None)
         columns = with_mni.voxels()[:, 0] - to_ras[0, 3]
         assert 26 <= columns.min() <= columns.max() <= 92
         theirs = second.parameters.segmentation
@@ -387,16 +398,16 @@ def test_a_bridge_that_was_killed_is_found_again_with_everything_kept(
             scene.add_volume(mni.voxels, to_ras, (mni.window.lower, mni.window.upper))
             scene.load()
             _box(scene, "Red", to_ras)
-            scene.spin_until(lambda: scene.logic.score is not None)
+            scene.spin_until(lambda: scene.state.score is not None)
             before = scene.voxels()
             bridge.kill()
-            scene.spin_until(lambda: scene.logic.state == "lost")
+            scene.spin_until(lambda: scene.state.bridge == BridgeState.LOST)
             np.testing.assert_array_equal(scene.voxels(), before)
             assert "Connect" in scene.logic.reasons()["prompt"]
             bridge.start(ports)
             # Nobody presses anything: what is marked is asked for again.
-            scene.logic.score = None
-            scene.spin_until(lambda: scene.logic.state == "connected" and scene.logic.score is not None)
+            scene.state.score = None
+            scene.spin_until(lambda: scene.state.is_connected and scene.state.score is not None)
     finally:
         bridge.stop()
     with GraphClient(shared_graph, "after") as client:
@@ -411,8 +422,8 @@ def test_closing_the_scene_in_mid_prompt_loses_no_control(with_mni: SlicerScene,
     p = with_mni.parameters
     assert (p.volume, p.box, p.segmentation) == (None, None, None)
     assert with_mni.logic.reasons()["load"] == "Choose a volume first."
-    dropped = with_mni.logic.dropped
-    with_mni.spin_until(lambda: with_mni.logic.dropped > dropped or with_mni.logic.round_trip_ms is not None)
+    dropped = with_mni.state.dropped
+    with_mni.spin_until(lambda: with_mni.state.dropped > dropped or with_mni.state.round_trip_ms is not None)
 
 
 def test_what_cannot_be_taken_is_refused_in_a_sentence(slicer_ipp: SlicerScene, mni: Volume) -> None:
@@ -421,7 +432,7 @@ def test_what_cannot_be_taken_is_refused_in_a_sentence(slicer_ipp: SlicerScene, 
     slicer_ipp.parameters.volume = colours
     slicer_ipp.logic.observe()
     slicer_ipp.logic.load_volume()
-    assert "Cast Scalar Volume" in slicer_ipp.logic.log[-1]
+    assert "Cast Scalar Volume" in slicer_ipp.state.log[-1]
     grid = slicer_ipp.scene.AddNewNodeByClass("vtkMRMLGridTransformNode")
     slicer_ipp.parameters.volume.SetAndObserveTransformNodeID(grid.GetID())
     assert "not linear" in slicer_ipp.logic.reasons()["load"]
@@ -447,11 +458,10 @@ def test_no_call_of_the_gui_waits_for_a_bridge_that_is_away() -> None:
                 logic.redo,
                 lambda: logic.freeze(True),
                 lambda: logic.select_model("vit_b"),
-                lambda: logic.save_in_graph("x.nrrd"),
                 logic.process_events,
             ):
                 act()
-        assert logic.log
+        assert scene.state.log
         assert any(thread.name == "Slicer-IPP" for thread in threading.enumerate())
         logic.disconnect()
         assert not any(thread.name == "Slicer-IPP" for thread in threading.enumerate())

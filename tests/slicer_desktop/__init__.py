@@ -95,6 +95,23 @@ class ParameterNode(Parameters):
             self.parameterNode.Modified()
 
 
+class ModuleLogic:
+    """ScriptedLoadableModuleLogic: the module's node in the scene, made when there is none."""
+
+    def __init__(self, parent: Any = None) -> None:
+        self.moduleName = "SlicerIPP"
+
+    def getParameterNode(self) -> Any:
+        node = slicer.mrmlScene.GetSingletonNode(self.moduleName, "vtkMRMLScriptedModuleNode")
+        if node is None:
+            node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScriptedModuleNode")
+            node.UnRegister(None)
+            node.SetSingletonTag(self.moduleName)
+            node.SetModuleName(self.moduleName)
+            node = slicer.mrmlScene.AddNode(node)
+        return node
+
+
 class ModuleWidget:
     """ScriptedLoadableModuleWidget."""
 
@@ -162,6 +179,7 @@ def desktop(slices: dict[str, Any]) -> Iterator[ModuleType]:
         "ScriptedLoadableModule", (), {"__init__": lambda self, parent: None}
     )
     scripted.ScriptedLoadableModuleWidget = ModuleWidget
+    scripted.ScriptedLoadableModuleLogic = ModuleLogic
     scripted.ScriptedLoadableModuleTest = type("ScriptedLoadableModuleTest", (), {})
     wrapper = ModuleType("slicer.parameterNodeWrapper")
     wrapper.parameterNodeWrapper = lambda described: type(
@@ -195,7 +213,8 @@ def desktop(slices: dict[str, Any]) -> Iterator[ModuleType]:
 
         yield SlicerIPP
     finally:
-        sys.modules.pop("SlicerIPP", None)
+        for name in ("SlicerIPP", "SlicerIPPLib.panel"):
+            sys.modules.pop(name, None)
         for name in modules:
             del sys.modules[name]
         for owner, name, value in before:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps that are done once, and again when what they are made from changes, whatever interrupts them."""
+"""Steps that run once, and again when their input changes or they were interrupted."""
 
 from __future__ import annotations
 
@@ -11,26 +11,29 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-from samm_ros.errors import SetupError
+from samm_core.errors import SetupError
 
 LOG_TAIL_LINES = 25
 
 
 class Command(Protocol):
-    """Runs a command in an environment (None: ours), its output in the step's log; raises SetupError when it fails."""
+    """Runs a command with its output in the step's log. environment: None: this process's. Raises SetupError."""
 
     def __call__(self, command: list[str], environment: dict[str, str] | None = None) -> None: ...
 
 
 class Step:
-    """One step. Its stamp holds the key of what it was last made from, and lies in the folder that it fills, so that
-    deleting the folder undoes the step.
+    """One step of the set-up.
 
-    product: a file that the step makes; without it the step is not done, whatever the stamp says.
-    run: does the work; it is given a Command. Whatever was left by an interrupted run is there when it starts.
+    stamp: a file with the key of the step's last run. It lies in the folder that the step fills, so that deleting the
+    folder undoes the step.
+    key: of the step's input.
+    product: a file that the step makes; without it the step is not done.
+    run: does the work, with a Command. It has to cope with what an interrupted run left.
     """
 
     def __init__(
@@ -59,9 +62,9 @@ class Step:
         os.replace(draft, self.stamp)
 
 
-def key_of(*parts: object) -> str:
-    """A key that changes when a part's text does."""
-    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+def key_of(*parts: str) -> str:
+    """A key that changes with any of the parts."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def key_of_files(files: Iterable[Path]) -> str:
@@ -74,33 +77,46 @@ def key_of_files(files: Iterable[Path]) -> str:
 
 
 def run_steps(
-    steps: Callable[[], Iterable[Step]], folder: Path, before: Callable[[], None] = lambda: None
+    stages: Callable[[], Iterable[list[list[Step]]]], folder: Path, before: Callable[[], None] = lambda: None
 ) -> None:
-    """Do what is not done, in order, one process at a time; logs and the lock are kept in `folder`.
+    """Run the steps that are not done, in one process at a time. Logs and the lock are in `folder`.
 
-    steps: makes the steps, each when the ones before it are done; called again under the lock, as another process
-    may have done them meanwhile.
-    before: called once, under the lock, when something is to be done.
+    stages: makes the stages, each one after the earlier ones are done. It is called again under the lock, because
+    another process may have done them meanwhile. A stage is a list of lanes, which run in parallel; a lane is a list
+    of steps, which run in order.
+    before: called once, under the lock, if a step is to run.
     """
-    if all(step.done for step in steps()):
+    if _all_done(stages()):
         return
     with _lock(folder) as lock:
-        if all(step.done for step in steps()):
+        if _all_done(stages()):
             return
         before()
-        for step in steps():
-            if step.done:
-                continue
-            say(f"  {step.title} … ")
-            started = time.monotonic()
-            log = folder / "log" / f"set-up-{step.title.replace(' ', '-')}.log"
-            step.run(lambda command, environment=None, log=log: _run(command, environment, log, lock))
-            say(f"{time.monotonic() - started:.1f} s\n")
+        for stage in stages():
+            with ThreadPoolExecutor(len(stage)) as lanes:
+                running = [lanes.submit(_run_lane, lane, folder, lock) for lane in stage]
+            for lane in running:
+                lane.result()
+
+
+def _all_done(stages: Iterable[list[list[Step]]]) -> bool:
+    return all(step.done for stage in stages for lane in stage for step in lane)
+
+
+def _run_lane(lane: list[Step], folder: Path, lock: int) -> None:
+    for step in lane:
+        if step.done:
+            continue
+        say(f"  {step.title} …\n")
+        started = time.monotonic()
+        log = folder / "log" / f"set-up-{step.title.replace(' ', '-')}.log"
+        step.run(lambda command, environment=None, log=log: _run(command, environment, log, lock))
+        say(f"  {step.title}: {time.monotonic() - started:.1f} s\n")
 
 
 @contextlib.contextmanager
 def _lock(folder: Path) -> Iterator[int]:
-    """Hold the folder's lock. What we start inherits it: were we killed, the next waits for what we left running."""
+    """Hold the folder's lock. Commands inherit it: if we are killed, the next process waits until they have ended."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
     try:
@@ -124,7 +140,6 @@ def _run(command: list[str], environment: dict[str, str] | None, log: Path, lock
         )
     if status:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
-        say("failed\n")
         raise SetupError(f"{Path(command[0]).name} failed with status {status}; the end of {log}:\n{tail}")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checkout's environment: Python packages in .venv, ROS packages in ros2_ws, the variables that join them."""
+"""The checkout's Python packages in .venv, its ROS packages in ros2_ws, and the environment variables for both."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from samm_ros.errors import SetupError
+from samm_core.errors import SetupError
 
 from . import machine
 from .steps import Command, Step, key_of, key_of_files, run_steps, say
 
 UV = "uv==0.13.9"
 
-# Where the wheels' CMake files point on the machine that built them, and what belongs there.
+# Paths in the wheels' CMake files that exist only on the machine that built them, and a program that prints ours.
 _FOREIGN_NUMPY = re.compile(r"/opt/python/cp\d+-cp\d+/lib/python3\.\d+/site-packages/numpy/_core/include")
 _FOREIGN_PYTHON = re.compile(r"/opt/python/cp\d+-cp\d+/include/python3\.\d+")
 _INCLUDES = "import numpy, sysconfig; print(sysconfig.get_path('include')); print(numpy.get_include())"
 
-# Set unless the user has: what these libraries print at start is no news.
+# Set unless the user has set them: these libraries print notices at their start.
 _QUIET = {"KMP_WARNINGS": "off", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 # Where ament and Debian put the modules of a package.
@@ -46,7 +46,7 @@ class Package:
 
 
 class Workspace:
-    """A checkout at `root`. When a ROS 2 installation is sourced it is used; else ROS 2 comes from wheels."""
+    """A checkout at `root`. It uses the ROS 2 that is sourced, or else ROS 2 from wheels."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -55,13 +55,12 @@ class Workspace:
         self._sources = root / "ros2_ws" / "src"
         self._install = root / "ros2_ws" / "install"
         self._state = root / ".samm"
-        # Of which only the data files are wanted.
-        self._data_requirements = root / "requirements" / "data.txt"
         self._distro = _sourced_distro()
 
     def set_up(self) -> None:
-        """Do what is not done; at once when all is. Raises SetupError."""
-        run_steps(self._steps, self._state, before=self._announce)
+        """Run the steps that are not done. Raises SetupError."""
+        machine.check_path(self.root)
+        run_steps(self._stages, self._state, before=self._announce)
 
     def environment(self, base: dict[str, str]) -> dict[str, str]:
         """`base` with what sourcing ros2_ws/install/setup.bash adds, the virtual environment and SAMM_ROOT."""
@@ -78,38 +77,64 @@ class Workspace:
             "LD_LIBRARY_PATH",
             [package / "lib" for package in packages if any(package.glob("lib/*.so"))],
         )
-        # The wheels look for their libraries once; another environment's are not theirs.
+        # With this mark the wheels would not look for their libraries, but take those of another environment.
         result.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
         return result
 
     def _announce(self) -> None:
         if not self._venv_step().done:
-            machine.check(machine.find_python(self._distro), self.root)
+            machine.check(machine.find_python(self._distro), self.root, self._distro)
             say("Setting up samm_ros in this folder, once: some minutes, and 6 GB of disk\n")
         if self._distro:
             say(f"  ROS 2 {self._distro} is sourced: it is used instead of the wheels\n")
 
-    def _steps(self) -> Iterator[Step]:
-        venv = self._venv_step()
-        yield venv
-        yield self._packages_step(venv.key)
-        ros = key_of_files([self.root / "requirements" / "ros.txt"])
-        base = key_of(venv.key, (self.venv / "pyvenv.cfg").read_text(), ros)
+    def _stages(self) -> Iterator[list[list[Step]]]:
+        yield [[self._venv_step()]]
+        packages = [self._packages_step("Python packages", "python", ["runtime", "test", "slicer"])]
+        if self._distro:
+            yield [packages]
+            yield [self._build_steps()]
+            return
+        yield [[self._packages_step("ROS 2 packages", "ros", ["ros"])]]
+        # The builds need only the ROS 2 packages, so they run while the others are fetched. Not when an interrupted
+        # installation is repeated: it replaces files that the builds use.
+        if self._begun("python").exists():
+            yield [packages]
+        yield [packages, self._build_steps()]
+
+    def _build_steps(self) -> list[Step]:
+        venv = (self.venv / "pyvenv.cfg").read_text()
+        ros = key_of_files([self._requirements("ros")])
+        base = key_of(self._venv_key, venv, ros, *self._cmake_arguments())
         keys: dict[str, str] = {}
+        steps: list[Step] = []
         for package in self._packages():
             needs = [keys[name] for name in sorted(package.needs) if name in keys]
             keys[package.name] = key_of(base, key_of_files(package.files()), *needs)
-            yield self._build_step(package, keys[package.name])
+            steps.append(self._build_step(package, keys[package.name]))
+        return steps
+
+    @property
+    def _venv_key(self) -> str:
+        # The Python is no part of it: an existing environment stays when another Python runs this script.
+        return key_of(str(self.root), self._distro, UV)
 
     def _venv_step(self) -> Step:
-        # One that is whole is kept, whichever Python runs this script today.
-        key = key_of(self.root, self._distro, UV)
-        return Step("virtual environment", self.venv / ".samm-made", key, self.python, self._make_venv)
-
-    def _packages_step(self, venv_key: str) -> Step:
-        key = key_of(venv_key, key_of_files([*self._requirements(), self._data_requirements]))
         return Step(
-            "Python packages", self.venv / ".samm-installed", key, self.python, self._install_packages
+            "virtual environment", self.venv / ".samm-made", self._venv_key, self.python, self._make_venv
+        )
+
+    def _packages_step(self, title: str, name: str, purposes: list[str]) -> Step:
+        files = [self._requirements(purpose) for purpose in purposes]
+        # data.txt lists packages for their data files: their dependencies are not needed.
+        alone = [] if name == "ros" else [self._requirements("data")]
+        key = key_of(self._venv_key, key_of_files([*files, *alone]))
+        return Step(
+            title,
+            self.venv / f".samm-installed-{name}",
+            key,
+            self.python,
+            lambda run: self._install_packages(run, name, files, alone),
         )
 
     def _build_step(self, package: Package, key: str) -> Step:
@@ -123,9 +148,11 @@ class Workspace:
             lambda run: self._build(package, run),
         )
 
-    def _requirements(self) -> list[Path]:
-        purposes = ("runtime", "test", "slicer") if self._distro else ("runtime", "ros", "test", "slicer")
-        return [self.root / "requirements" / f"{purpose}.txt" for purpose in purposes]
+    def _requirements(self, purpose: str) -> Path:
+        return self.root / "requirements" / f"{purpose}.txt"
+
+    def _begun(self, name: str) -> Path:
+        return self.venv / f".samm-installing-{name}"
 
     def _make_venv(self, run: Command) -> None:
         system = ["--system-site-packages"] if self._distro else []
@@ -133,16 +160,17 @@ class Workspace:
         run([python, "-m", "venv", "--clear", *system, str(self.venv)])
         run([str(self.python), "-m", "pip", "install", "--disable-pip-version-check", UV])
 
-    def _install_packages(self, run: Command) -> None:
-        # A package that was cut off half way may look installed.
-        begun = self.venv / ".samm-installing"
+    def _install_packages(self, run: Command, name: str, files: list[Path], alone: list[Path]) -> None:
+        # A package whose installation was interrupted may look installed.
+        begun = self._begun(name)
         again = ["--reinstall"] if begun.exists() else []
         begun.touch()
         uv = [str(self.venv / "bin" / "uv"), "pip", "install", "--python", str(self.python), *again]
-        # Not `sync`: the wheels of ROS 2 bring the metadata of further packages, which it would take away.
-        run([*uv, *(word for file in self._requirements() for word in ("-r", str(file)))])
-        run([*uv, "--no-deps", "-r", str(self._data_requirements)])
-        if not self._distro:
+        # Not `uv pip sync`: it would remove further packages whose metadata the wheels of ROS 2 bring.
+        run([*uv, *(word for file in files for word in ("-r", str(file)))])
+        for file in alone:
+            run([*uv, "--no-deps", "-r", str(file)])
+        if name == "ros":
             self._mend_cmake_exports()
         begun.unlink()
 
@@ -160,7 +188,7 @@ class Workspace:
                 os.replace(draft, file)
 
     def _packages(self) -> list[Package]:
-        """The checkout's ROS packages, each after those that it needs."""
+        """The checkout's ROS packages, each after the packages that it needs."""
         found = [*self._sources.glob("*/package.xml"), *self.root.glob("slicer_ros_bridge/**/package.xml")]
         packages = {package.name: package for package in (Package(xml.parent) for xml in sorted(found))}
         ordered: dict[str, Package] = {}
@@ -179,7 +207,7 @@ class Workspace:
         if colcon is None:
             raise SetupError("There is no colcon on PATH; sudo apt install python3-colcon-common-extensions")
         workspace = self._install.parent
-        # From nothing, so that nothing renamed or cut off half way stays.
+        # From scratch: no renamed or half written file stays.
         for folder in (workspace / "build" / package.name, self._install / package.name):
             shutil.rmtree(folder, ignore_errors=True)
         options = {
@@ -187,15 +215,19 @@ class Workspace:
             "--build-base": workspace / "build",
             "--install-base": self._install,
         }
-        cmake = [f"-DPython3_EXECUTABLE={self.python}", "-DPython3_FIND_VIRTUALENV=ONLY"]
-        # Run by this Python: what colcon installs runs with the Python that colcon ran with.
+        # Scripts that colcon installs use the Python that colcon ran with.
         command = [str(self.python), colcon, "--log-base", str(workspace / "log"), "build"]
         command += [str(word) for option in options.items() for word in option]
-        run([*command, "--cmake-args", *cmake], self.environment(dict(os.environ)))
+        run([*command, "--cmake-args", *self._cmake_arguments()], self.environment(dict(os.environ)))
+
+    def _cmake_arguments(self) -> list[str]:
+        # A ROS 2 that is sourced may have C++ nodes, or another middleware than the wheels.
+        wheels = [] if self._distro else ["-G", "Ninja", "-DSAMM_MSGS_PYTHON_ONLY=ON"]
+        return [*wheels, f"-DPython3_EXECUTABLE={self.python}", "-DPython3_FIND_VIRTUALENV=ONLY"]
 
 
 def _sourced_distro() -> str:
-    """The name of the ROS 2 whose set-up file was sourced and whose rclpy there is; empty: none."""
+    """The name of the ROS 2 that was sourced and has rclpy; empty: none."""
     modules = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return (
         os.environ.get("ROS_DISTRO", "")
@@ -205,6 +237,6 @@ def _sourced_distro() -> str:
 
 
 def _prepend(environment: dict[str, str], name: str, paths: list[Path]) -> None:
-    """Each path once, ours first: what is started from a samm shell again looks the same."""
+    """Put the paths first, each of them once, so that calling it again changes nothing."""
     entries = [*map(str, paths), *environment.get(name, "").split(os.pathsep)]
     environment[name] = os.pathsep.join(dict.fromkeys(entry for entry in entries if entry))

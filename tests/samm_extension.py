@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The SAMM extension's side of its protocol, byte for byte from the table: a REQ socket a request, 10 s of patience."""
+"""Stands in for the published SAMM extension, byte for byte: a REQ socket per request, 10 s of patience."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from types import TracebackType
 
 import numpy as np
 import zmq
@@ -12,17 +13,22 @@ import zmq
 NO_BOX = (-404, -404, -404, -404)
 
 
-class SammClient:
+class SammExtension:
     """A context manager."""
 
     def __init__(self, port: int) -> None:
         self._address = f"tcp://127.0.0.1:{port}"
         self._context = zmq.Context()
 
-    def __enter__(self) -> SammClient:
+    def __enter__(self) -> SammExtension:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._context.destroy(linger=0)
 
     def request(self, command: int, payload: bytes) -> bytes:

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SND_INF in a process of its own, with a peer as its server, its client and its APL_MSK."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from peer import Peer
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from samm_msgs.msg import (
+    ClientCycles,
+    ModelInfo,
+    Prompt,
+    SegmentationStatus,
+    SliceMask,
+    SliceRequest,
+    VolumeInfo,
+    VolumeList,
+)
+from samm_msgs.srv import LoadVolume
+
+from samm_core.geometry import Plane
+from samm_core.prompts import pixel_box
+from samm_ros import conversions, topics
+
+pytestmark = [pytest.mark.xdist_group("graph"), pytest.mark.timeout(200)]
+
+PROMPT = pixel_box(Plane.AXIAL, 3, 5, 5, 20, 20)
+
+
+class World:
+    """What SND_INF lives among."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.loads: list[LoadVolume.Request] = []
+        self.answer = LoadVolume.Response(success=True)
+        create = peer.node.create_publisher
+        self._volumes = create(VolumeList, topics.VOLUMES, topics.LATCHED)
+        self._model = create(ModelInfo, topics.MODEL_INFO, topics.LATCHED)
+        self._status = create(SegmentationStatus, topics.SEGMENTATION_STATUS, topics.LATCHED)
+        self._prompts = create(Prompt, topics.PROMPTS, topics.NEWEST)
+        peer.node.create_service(LoadVolume, topics.LOAD_VOLUME, self._on_load)
+
+    def _on_load(self, request: LoadVolume.Request, response: LoadVolume.Response) -> LoadVolume.Response:
+        self.loads.append(request)
+        return self.answer
+
+    def show(self, uid: str, upper: float = 1.0, server: str = "one", **fields: object) -> None:
+        """A server has this volume, and no other."""
+        self._volumes.publish(VolumeList(server=server, volumes=[self.info(uid, upper, **fields)]))
+
+    @staticmethod
+    def info(uid: str, upper: float = 1.0, **fields: object) -> VolumeInfo:
+        info = VolumeInfo(uid=uid, name=uid, uri=f"/{uid}.nii", dimensions=[30, 40, 50], **fields)
+        info.ijk_to_ras = np.eye(4).ravel()
+        info.window_upper = upper
+        return info
+
+    def say_none(self, error: str = "", server: str = "one") -> None:
+        self._volumes.publish(VolumeList(server=server, error=error))
+
+    def say_model(self, name: str, error: str = "") -> None:
+        self._model.publish(ModelInfo(name=name, error=error))
+
+    def say_settled(self, client_id: str, cycle: int) -> None:
+        clients = [ClientCycles(client_id=client_id, requested=cycle, settled=cycle)]
+        self._status.publish(SegmentationStatus(clients=clients))
+
+    def request(self, client_id: str, volume_uid: str, asked_for: str = "") -> SliceRequest:
+        """Prompt until that is sent to the server for the volume `volume_uid`; asked_for: what the prompt names."""
+        return self.peer.do_until(
+            lambda: self.prompt(client_id, asked_for),
+            topics.SLICE_REQUESTS,
+            lambda m: (m.client_id, m.image.source) == (client_id, volume_uid),
+        )
+
+    def refuses(self, client_id: str, sentence: str, asked_for: str = "", segment: str = "") -> SliceMask:
+        """Prompt until that is refused with this sentence."""
+        return self.peer.do_until(
+            lambda: self.prompt(client_id, asked_for, segment),
+            topics.MASKS,
+            lambda m: m.client_id == client_id and sentence in m.error,
+        )
+
+    def prompt(self, client_id: str, volume_uid: str = "", segment: str = "") -> None:
+        self._prompts.publish(conversions.prompt_to_msg(PROMPT, volume_uid, client_id, segment))
+
+
+@contextmanager
+def snd_inf(namespace: str, *arguments: str) -> Iterator[None]:
+    code = "from samm_ros.nodes.snd_inf import main; main()"
+    ros = ["--ros-args", "-r", f"__ns:=/{namespace}", "-r", f"/diagnostics:=/{namespace}/diagnostics"]
+    process = subprocess.Popen([sys.executable, "-c", code, *ros, *arguments])
+    try:
+        yield
+        assert process.poll() is None, "it ended"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def world(namespace: str, *arguments: str, settled: int = 1) -> Iterator[World]:
+    with Peer(namespace) as peer:
+        world = World(peer)
+        world.say_settled("surgeon", settled)
+        with snd_inf(namespace, *arguments):
+            peer.listen(SliceRequest, topics.SLICE_REQUESTS, topics.OF_ALL_CLIENTS)
+            peer.listen(SliceMask, topics.MASKS, topics.OF_ALL_CLIENTS)
+            yield world
+
+
+def test_a_client_hears_why_there_is_no_model_or_volume(namespace: str) -> None:
+    with world(namespace) as at:
+        at.say_none("There is no file liver.nii; give another.")
+        at.refuses("a", "There is no file liver.nii; give another.")
+        at.say_model("", "There is no model bogus; there are lite_medsam.")
+        at.refuses("a", "There is no model bogus; there are lite_medsam.")
+        at.say_model("lite_medsam")
+        at.show("x")
+        at.request("a", "x")
+        at.refuses("a", "give a printable name", segment="a\tb")
+        at.refuses("e\n", "give a printable name")
+
+
+def test_the_clients_volume_comes_back_whatever_a_restarted_server_came_back_with(namespace: str) -> None:
+    with world(namespace) as at:
+        at.show("at start", at_start=True)
+        at.request("a", "at start")
+        at.show("chosen", upper=80.0)
+        at.request("a", "chosen")
+        for client, came_back in (
+            ("b", lambda: at.show("at start", at_start=True, server="two")),
+            ("c", lambda: at.say_none(server="three")),
+        ):
+            at.loads.clear()
+            at.peer.heard[topics.MASKS].clear()
+            came_back()
+            at.peer.wait_until(lambda: at.loads, "call of load_volume")
+            assert (at.loads[0].path, at.loads[0].window_upper) == ("/chosen.nii", 80.0)
+            at.prompt(client, "chosen")
+            at.peer.pause(1.0)
+            assert not at.peer.heard[topics.MASKS], "refused, though its volume is on its way"
+            at.show("chosen", upper=80.0, server={"b": "two", "c": "three"}[client])
+            at.request(client, "chosen", "chosen")
+        # Nobody fights a load that somebody chose.
+        at.loads.clear()
+        at.show("of another client", server="three")
+        at.request("a", "of another client")
+        assert not at.loads
+
+
+def test_a_volume_that_cannot_be_loaded_again_gives_way_to_what_the_server_has(namespace: str) -> None:
+    with world(namespace) as at:
+        at.show("gone")
+        at.request("a", "gone")
+        at.answer = LoadVolume.Response(message="There is no file or folder /gone.nii.")
+        at.show("at start", at_start=True, server="two")
+        at.request("a", "at start")
+        at.refuses("c", "The volume gone is not loaded", "gone")
+
+
+def test_a_volume_whose_file_changed_meanwhile_gives_way_to_what_it_is_now(namespace: str) -> None:
+    with world(namespace) as at:
+        at.show("before")
+        at.request("a", "before")
+        at.answer = LoadVolume.Response(success=True, volume=at.info("now"))
+        at.say_none(server="two")
+        at.peer.wait_until(lambda: at.loads, "call of load_volume")
+        at.request("b", "now")
+        at.refuses("c", "The volume before is not loaded", "before")
+
+
+def test_all_volumes_that_clients_loaded_come_back_and_the_one_loaded_last_is_loaded_last(
+    namespace: str,
+) -> None:
+    with world(namespace) as at:
+        loaded = [at.info("last"), at.info("first")]
+        at._volumes.publish(VolumeList(server="one", volumes=loaded))
+        at.request("a", "last")
+        at.request("b", "first", "first")
+        at.say_none(server="two")
+        at.peer.wait_until(lambda: len(at.loads) == 2, "two calls of load_volume")
+        assert [request.path for request in at.loads] == ["/first.nii", "/last.nii"]
+        at._volumes.publish(VolumeList(server="two", volumes=loaded))
+        at.request("c", "first", "first")
+
+
+def test_requests_are_sent_again_though_ros_time_stands_still(namespace: str) -> None:
+    with world(namespace, "-p", "use_sim_time:=true") as at:
+        at.show("x")
+        at.request("a", "x")
+        cycles = lambda: [m.cycle for m in at.peer.heard[topics.SLICE_REQUESTS]]  # noqa: E731
+        at.peer.wait_until(lambda: len(cycles()) > len(set(cycles())), "request sent again")
+
+
+def test_how_soon_a_request_is_sent_again_can_be_set_while_it_runs(namespace: str) -> None:
+    def set_to(seconds: float) -> bool:
+        value = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=seconds)
+        request = SetParameters.Request(parameters=[Parameter(name="resend_after", value=value)])
+        return at.peer.call(SetParameters, "snd_inf/set_parameters", request).results[0].successful
+
+    with world(namespace, "-p", "resend_after:=60.0") as at:
+        at.show("x")
+        assert not set_to(-1.0)
+        first = at.request("a", "x")
+        assert set_to(0.1)
+        heard = at.peer.heard[topics.SLICE_REQUESTS]
+        at.peer.wait_until(
+            lambda: sum(m.cycle == heard[-1].cycle for m in heard) >= 3,
+            f"resend of {first.cycle} or a newer one",
+        )
+
+
+def test_masks_are_applied_after_a_restart_with_the_clock_set_back(namespace: str) -> None:
+    """SND_INF numbers on from what APL_MSK has settled, not from the clock."""
+    ahead = 2**53
+    with world(namespace, settled=ahead) as at:
+        at.show("x")
+        assert at.request("surgeon", "x").cycle > ahead
