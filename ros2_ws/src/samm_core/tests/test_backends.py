@@ -394,9 +394,3 @@ def test_a_mask_is_refused_by_an_exported_decoder_which_has_no_input_for_it(expo
     model = OpenVinoModel("vit_b", SamProcessor(), export, "float32")
     with pytest.raises(PromptError, match="vit_b takes no mask here"):
         model.check_prompt(PixelPrompt([[98, 120]], [1], mask_input=np.zeros((256, 256))))
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
-def test_the_fast_paths_of_cuda_agree_with_eager_float32() -> None:
-    model = load_model("lite_medsam", device="cuda")
-    assert model.backend.endswith(", fused") and model.batch_decoders is not None

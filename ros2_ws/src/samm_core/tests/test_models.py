@@ -377,16 +377,6 @@ def test_half_precision_halves_the_embedding_and_keeps_the_mask(lite, mri_slice)
     assert (full_mask & half_mask).sum() / (full_mask | half_mask).sum() > 0.95
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA; a CPU may take minutes in bfloat16")
-def test_a_gpu_encodes_in_half_precision_and_draws_the_masks_of_the_cpu(lite, mri_slice):
-    gpu = load_model("lite_medsam", device="cuda")
-    box = PixelPrompt(box_xyxy=[20, 30, 180, 210])
-    (on_gpu,), (on_cpu,) = gpu.encode([mri_slice]), lite.encode([mri_slice])
-    assert on_gpu.features.dtype in (torch.float16, torch.bfloat16) and on_gpu.features.device.type == "cuda"
-    gpu_mask, cpu_mask = gpu.decode(on_gpu, box).mask, lite.decode(on_cpu, box).mask
-    assert (gpu_mask & cpu_mask).sum() / (gpu_mask | cpu_mask).sum() > 0.9
-
-
 def test_an_embedding_moved_to_the_host_comes_back_to_where_it_was():
     embedding = random_embedding((10, 20), (512, 1024))
     back = embedding.on_host().on_device()

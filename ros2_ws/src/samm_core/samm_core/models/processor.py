@@ -39,12 +39,36 @@ class Processor(ABC):
     takes_mask: bool
     points_correct_a_box = False
 
-    @abstractmethod
     def preprocess(self, image: np.ndarray) -> np.ndarray:
         """A slice, (H, W, 3) uint8, as the encoder's input, (3, S, S) float32.
 
         Raises VolumeError for another shape or type, for a side over MAX_SIDE, and for a slice too thin to be resized.
         """
+        resized = self.resized(image)
+        rows, columns, channels = resized.shape
+        square = np.zeros((3, self.image_size, self.image_size), np.float32)
+        for channel, table in enumerate(self.intensities(resized)):
+            grey = np.ascontiguousarray(resized[..., min(channel, channels - 1)])
+            square[channel, :rows, :columns] = cv2.LUT(grey, table)
+        return square
+
+    def resized(self, image: np.ndarray) -> np.ndarray:
+        """A slice, (H, W, 3) uint8, in `input_size`, (h, w, 3) uint8, or (h, w, 1) where its three channels are equal.
+
+        Raises what `preprocess` raises.
+        """
+        rows, columns = self.input_size(check_image(image))
+        grey = bool((image == image[..., :1]).all())
+        resized = self.resize(image[..., 0] if grey else image, rows, columns)
+        return resized.reshape(rows, columns, -1)
+
+    @abstractmethod
+    def resize(self, pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
+        """(H, W) or (H, W, 3) uint8 as (rows, columns) or (rows, columns, 3) uint8, each channel by itself."""
+
+    @abstractmethod
+    def intensities(self, resized: np.ndarray) -> np.ndarray:
+        """What the encoder takes for the grey values 0..255 of each channel of `resized`, (3, 256) float32."""
 
     @abstractmethod
     def input_size(self, original_size: tuple[int, int]) -> tuple[int, int]:
@@ -104,13 +128,11 @@ class LiteMedSamProcessor(Processor):
     def input_size(self, original_size: tuple[int, int]) -> tuple[int, int]:
         return longest_side_size(original_size, self.image_size)
 
-    def preprocess(self, image: np.ndarray) -> np.ndarray:
-        rows, columns = self.input_size(check_image(image))
-        resized = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA).astype(np.float32)
-        low, high = resized.min(), resized.max()
-        square = np.zeros((self.image_size, self.image_size, 3), np.float32)
-        square[:rows, :columns] = (resized - low) / max(high - low, 1e-8)
-        return np.ascontiguousarray(square.transpose(2, 0, 1))
+    def resize(self, pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
+        return cv2.resize(pixels, (columns, rows), interpolation=cv2.INTER_AREA)
+
+    def intensities(self, resized: np.ndarray) -> np.ndarray:
+        return stretched(resized)
 
     def scale_pixels(self, pixels_xy: np.ndarray, original_size: tuple[int, int]) -> np.ndarray:
         return pixels_xy * (self.image_size / max(original_size))
@@ -129,18 +151,17 @@ class SamProcessor(Processor):
     takes_box = True
     takes_mask = True
     # Of ImageNet, as in build_sam.py of segment_anything.
-    mean = np.array([123.675, 116.28, 103.53], np.float32)[:, None, None]
-    deviation = np.array([58.395, 57.12, 57.375], np.float32)[:, None, None]
+    mean = np.array([[123.675], [116.28], [103.53]], np.float32)
+    deviation = np.array([[58.395], [57.12], [57.375]], np.float32)
 
     def input_size(self, original_size: tuple[int, int]) -> tuple[int, int]:
         return longest_side_size(original_size, self.image_size)
 
-    def preprocess(self, image: np.ndarray) -> np.ndarray:
-        rows, columns = self.input_size(check_image(image))
-        resized = np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR))
-        square = np.zeros((3, self.image_size, self.image_size), np.float32)
-        square[:, :rows, :columns] = (resized.transpose(2, 0, 1) - self.mean) / self.deviation
-        return square
+    def resize(self, pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
+        return np.asarray(Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BILINEAR))
+
+    def intensities(self, resized: np.ndarray) -> np.ndarray:
+        return (np.arange(256, dtype=np.float32) - self.mean) / self.deviation
 
     def mask(self, logits: np.ndarray, original_size: tuple[int, int]) -> np.ndarray:
         rows, columns = self.input_size(original_size)
@@ -166,13 +187,11 @@ class MedSamProcessor(SamProcessor):
         rows, columns = original_size
         return pixels_xy / (columns, rows) * self.image_size
 
-    def preprocess(self, image: np.ndarray) -> np.ndarray:
-        check_image(image)
-        grey = bool((image == image[..., :1]).all())
-        square = resize_by_splines(image[..., :1] if grey else image, self.image_size).astype(np.float32)
-        low, high = square.min(), square.max()
-        normal = ((square - low) / max(high - low, 1e-8)).transpose(2, 0, 1)
-        return np.array(np.broadcast_to(normal, (3, self.image_size, self.image_size)), order="C")
+    def resize(self, pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
+        return resize_by_splines(pixels.reshape(*pixels.shape[:2], -1), self.image_size)
+
+    def intensities(self, resized: np.ndarray) -> np.ndarray:
+        return stretched(resized)
 
     def mask(self, logits: np.ndarray, original_size: tuple[int, int]) -> np.ndarray:
         return _resize(1 / (1 + np.exp(-logits)), original_size) > 0.5
@@ -188,6 +207,13 @@ def check_image(image: np.ndarray) -> tuple[int, int]:
             f"A slice of {rows}x{columns} pixels is out of range; each side is 1 to {MAX_SIDE}."
         )
     return rows, columns
+
+
+def stretched(resized: np.ndarray) -> np.ndarray:
+    """Grey values 0..255 stretched so that those of `resized` go from 0 to 1, (3, 256) float32."""
+    low, high = np.float32(resized.min()), np.float32(resized.max())
+    table = (np.arange(256, dtype=np.float32) - low) / max(high - low, np.float32(1e-8))
+    return np.broadcast_to(table, (3, 256))
 
 
 def longest_side_size(size: tuple[int, int], target: int) -> tuple[int, int]:

@@ -38,7 +38,7 @@ def accelerate(model: NetworkModel, precision: str | None) -> tuple[str, ...]:
     """
     model.compute_in("float32")
     reference = Reference.of(model)
-    encoder = model.network.image_encoder
+    encoder = model.network.image_encoder.to(memory_format=torch.channels_last)
     blocks = list(encoder.blocks) if isinstance(encoder, ImageEncoderViT) else []
     eager = [block.attn for block in blocks]
     try:
