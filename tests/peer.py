@@ -14,6 +14,8 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 
+from samm_ros.support.services import response_to
+
 
 class Peer:
     """One node in a context of its own; a context manager."""
@@ -96,11 +98,9 @@ class Peer:
     def call(self, service_type: type, name: str, request: object, timeout_s: float = 60.0) -> object:
         client = self.node.create_client(service_type, name)
         assert client.wait_for_service(timeout_s), f"there is no service {name}"
-        done = threading.Event()
-        future = client.call_async(request)
-        future.add_done_callback(lambda _: done.set())
-        assert done.wait(timeout_s), f"{name} did not answer within {timeout_s} s"
-        return future.result()
+        response = response_to(client, request, timeout_s)
+        assert response is not None, f"{name} did not answer within {timeout_s} s"
+        return response
 
     def _until(self, condition: Callable[[], bool], what: str, timeout_s: float) -> None:
         with self._changed:

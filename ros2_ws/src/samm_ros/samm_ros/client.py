@@ -40,6 +40,7 @@ from samm_core.sources.volume import LoadedVolume
 from . import conversions, topics
 from .support.goals import Goal
 from .support.publishing import stamped
+from .support.services import response_to
 
 # Prompts are best effort: one without an answer is published again, which is the same prompt by its number.
 REPEAT_S = 1.0
@@ -165,7 +166,9 @@ class GraphClient:
         self._change(self._redo)
 
     def _change(self, client: Client) -> None:
-        response = self._call(client, UndoChange.Request(volume_uid=self._uid), 60.0)
+        self._wait(client.wait_for_service(60.0), client.srv_name)
+        # Made once: a second request would take back a second change.
+        response = self._result(client.call_async(UndoChange.Request(volume_uid=self._uid)), 60.0)
         if not response.success:
             raise MaskError(response.message)
 
@@ -225,7 +228,9 @@ class GraphClient:
 
     def _call(self, client: Client, request: Any, timeout_s: float) -> Any:
         self._wait(client.wait_for_service(timeout_s), client.srv_name)
-        return self._result(client.call_async(request), timeout_s)
+        response = response_to(client, request, timeout_s)
+        self._wait(response is not None, "an answer")
+        return response
 
     def _result(self, future: Future, timeout_s: float) -> Any:
         done = threading.Event()

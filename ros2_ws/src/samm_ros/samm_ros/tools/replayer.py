@@ -30,6 +30,7 @@ from samm_core.latency.definitions import unlike
 
 from .. import topics
 from ..support.publishing import stamped
+from ..support.services import response_to
 from .recorder import definition_here
 
 ANSWER_S, SERVICE_S = 60.0, 60.0
@@ -41,8 +42,8 @@ _READ = topics.VOLUME_INFO, topics.VOLUMES, topics.PROMPTS, topics.SLICE_REQUEST
 
 @dataclass(frozen=True, eq=False)
 class Script:
-    """What a bag says was done. volumes: in the order in which they were loaded first. prompts: with the nanoseconds since
-    the first, in order; each names its volume."""
+    """What a bag says was done. volumes: those that were prompted on, in the order in which they were loaded first.
+    prompts: with the nanoseconds since the first, in order; each names its volume."""
 
     volumes: tuple[VolumeInfo, ...]
     prompts: tuple[tuple[int, Prompt], ...]
@@ -99,7 +100,9 @@ def read_script(path: Path) -> Script:
             raise BagError(
                 f"{path} does not say where the volume {prompt.image.source[:8]} came from; record it anew, with volumes."
             )
-    return Script(tuple(volumes.values()), tuple((log_ns - first, prompt) for log_ns, prompt in chosen))
+    prompted = {prompt.image.source for _, prompt in chosen}
+    needed = tuple(volume for uid, volume in volumes.items() if uid in prompted)
+    return Script(needed, tuple((log_ns - first, prompt) for log_ns, prompt in chosen))
 
 
 def _error(path: Path, kind: type, definition: str) -> str:
@@ -143,12 +146,9 @@ class Replayer(Node):
         request = LoadVolume.Request(
             path=volume.uri, window_lower=volume.window_lower, window_upper=volume.window_upper
         )
-        done = threading.Event()
-        future = self._load.call_async(request)
-        future.add_done_callback(lambda _: done.set())
-        if not done.wait(SERVICE_S):
+        answer = response_to(self._load, request, SERVICE_S)
+        if answer is None:
             raise LaunchError("The graph did not load the volume; see the logs of its nodes.")
-        answer = future.result()
         if not answer.success:
             raise BagError(f"The recorded volume cannot be loaded: {answer.message}")
         if answer.volume.uid != volume.uid:
