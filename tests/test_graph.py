@@ -26,7 +26,7 @@ from samm_msgs.srv import LoadVolume, SaveSegmentation, SelectModel, UndoChange
 from sensor_msgs.msg import Image
 
 from samm_core import prompts
-from samm_core.cycle.request import Answer, CycleCounter, Request
+from samm_core.cycle.request import Answer, ClientPrompt, CycleCounter, Request
 from samm_core.errors import LaunchError, MaskError, PromptError, VolumeError
 from samm_core.geometry import Plane, VolumeGeometry
 from samm_core.latency.cycles import Cycle, complete_cycles
@@ -160,7 +160,7 @@ def traced(client: GraphClient, prompt: prompts.Prompt) -> Cycle:
         with contextlib.suppress(LaunchError):
             client.wait_for(lambda found=found: bool(found()), "all five task events", 3.0)
             return found()[0]
-    raise AssertionError(f"no cycle is whole; heard {client.events[-10:]}")
+    raise AssertionError(f"no cycle is whole; heard {list(client.events)[-10:]}")
 
 
 def test_the_trace_has_every_task_of_a_cycle_in_order(client: GraphClient) -> None:
@@ -192,7 +192,7 @@ def test_a_dragged_prompt_is_sent_when_the_one_before_it_is_answered(client: Gra
     client.prompt(box_prompt(Plane.AXIAL)[1], segment="drag")
     peer.listen(TaskEvent, topics.TASK_EVENTS, topics.EVENTS)
     publisher = peer.publisher(Prompt, topics.PROMPTS, topics.NEWEST)
-    message = conversions.prompt_to_msg(box_prompt(Plane.AXIAL)[1], client_id="drag", segment="drag")
+    message = conversions.prompt_to_msg(ClientPrompt.of(box_prompt(Plane.AXIAL)[1], "drag", "drag"))
     first = CycleCounter().next()
 
     def ended(task: int, *outcomes: int) -> set[int]:
@@ -322,7 +322,7 @@ def test_of_a_burst_of_prompts_the_newest_is_answered_and_none_queues(
     sent = 60
     for number in range(sent):
         _, moved = box_prompt(Plane.AXIAL, shift=number * 0.1)
-        publisher.publish(conversions.prompt_to_msg(moved, client_id="burst", segment="burst"))
+        publisher.publish(conversions.prompt_to_msg(ClientPrompt.of(moved, "burst", "burst")))
     _, last = box_prompt(Plane.AXIAL, shift=20.0)
     answer = client.prompt(last, segment="burst")
 

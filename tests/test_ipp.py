@@ -14,14 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samm_core import ipp, mask_codec
-from samm_core.cycle.request import Answer
 from samm_core.errors import VolumeError
 from samm_core.geometry import Plane
-from samm_core.sources.base import ImageId, SliceKey
 from samm_core.sources.volume import read_here
-from slicer_ros_bridge import pending as pending_module
 from slicer_ros_bridge.clock import ClockOffset
-from slicer_ros_bridge.pending import ClientPrompt, CycleProgress, PendingPrompts, pixel_prompt
 from slicer_ros_bridge.volumes import VolumeDescription, VolumeStore
 
 finite = st.floats(-1e9, 1e9)
@@ -165,103 +161,6 @@ def test_stamps_that_cannot_be_measure_nothing() -> None:
     clock.exchange(100, 50, 40, 200)
     clock.exchange(100, 50, 500, 200)
     assert clock.offset_ns is None
-
-
-class _Graph:
-    """Notes what is sent."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[str, int]] = []
-
-    def send(self, prompt: ClientPrompt, cycle: int) -> None:
-        self.sent.append((prompt.client_id, cycle))
-
-
-def _prompt(client_id: str = "a") -> ClientPrompt:
-    prompt = pixel_prompt(Plane.AXIAL, 0, np.zeros((1, 2)), np.ones(1), None)
-    return ClientPrompt(client_id, "uid", "", prompt)
-
-
-def _answer(cycle: int, client_id: str = "a") -> Answer:
-    return Answer(cycle, client_id, "", ImageId("uid", SliceKey(Plane.AXIAL, 0)), (1, 1))
-
-
-@pytest.fixture
-def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pending_module, "RESEND_AFTER_S", 0.0)
-
-
-def test_a_prompt_that_the_graph_did_not_get_is_sent_again_as_the_same_cycle(no_wait) -> None:
-    graph, answers = _Graph(), []
-    prompts = PendingPrompts(graph.send)
-    cycle = prompts.ask(_prompt(), answers.append)
-    prompts.resend({})
-    assert graph.sent == [("a", cycle)] * 2
-    prompts.resend({"a": CycleProgress(cycle, 0)})
-    assert len(graph.sent) == 2, "SND_INF has it and asks again by itself"
-    prompts.answered(_answer(cycle))
-    prompts.answered(_answer(cycle))
-    prompts.resend({})
-    assert [a.cycle for a in answers] == [cycle]
-    assert len(graph.sent) == 2
-
-
-def test_a_mask_lost_on_its_last_stretch_is_asked_for_as_a_new_cycle(no_wait) -> None:
-    graph, answers = _Graph(), []
-    prompts = PendingPrompts(graph.send)
-    lost = prompts.ask(_prompt(), answers.append)
-    prompts.resend({"a": CycleProgress(lost, lost)})
-    again = graph.sent[-1][1]
-    assert again > lost
-    prompts.answered(_answer(again))
-    assert [a.cycle for a in answers] == [again]
-
-
-@pytest.mark.parametrize("mask_went_by", [False, True])
-def test_a_refusal_of_the_segmentation_reaches_the_client_once(no_wait, mask_went_by: bool) -> None:
-    graph, answers = _Graph(), []
-    prompts = PendingPrompts(graph.send)
-    cycle = prompts.ask(_prompt(), answers.append)
-    if mask_went_by:
-        prompts.answered(_answer(cycle))
-    for _ in range(2):
-        prompts.refused({"a": CycleProgress(cycle, cycle, "The segment's name cannot be written.")})
-        prompts.resend({"a": CycleProgress(cycle, cycle, "The segment's name cannot be written.")})
-    assert [a.error for a in answers] == [""] * mask_went_by + ["The segment's name cannot be written."]
-    assert len(graph.sent) == 1, "what was refused is not asked for again"
-
-
-def test_a_client_may_be_forgotten_while_refusals_are_passed_on(no_wait) -> None:
-    prompts, answers = PendingPrompts(_Graph().send), []
-
-    def answered(answer: Answer) -> None:
-        answers.append(answer.client_id)
-        prompts.forget(answer.client_id)
-
-    cycles = {name: prompts.ask(_prompt(name), answered) for name in ("a", "b")}
-    prompts.refused({name: CycleProgress(cycle, cycle, "Refused.") for name, cycle in cycles.items()})
-    assert answers == ["a", "b"]
-
-
-def test_a_clock_that_was_set_back_silences_no_client(no_wait) -> None:
-    graph, answers = _Graph(), []
-    prompts = PendingPrompts(graph.send)
-    cycle = prompts.ask(_prompt(), answers.append)
-    prompts.resend({"a": CycleProgress(cycle + 10**9, cycle - 1)})
-    assert graph.sent[-1][1] > cycle + 10**9
-
-
-def test_answers_of_a_drag_are_passed_on_and_those_of_others_are_not() -> None:
-    graph, answers = _Graph(), []
-    prompts = PendingPrompts(graph.send)
-    cycles = [prompts.ask(_prompt(), answers.append) for _ in range(3)]
-    prompts.answered(_answer(cycles[1], "b"))
-    for cycle in cycles[:2]:
-        prompts.answered(_answer(cycle))
-    assert [a.cycle for a in answers] == cycles[:2]
-    for _ in range(500):
-        prompts.ask(_prompt(), answers.append)
-    assert sum(len(client.waiting) for client in prompts._clients.values()) <= pending_module.REMEMBERED
 
 
 affines = st.builds(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from samm_core import ipp
-from samm_core.cycle.request import Answer
+from samm_core.cycle.request import Answer, ClientPrompt
 from samm_core.geometry import Plane, VolumeGeometry
 from samm_core.latency.events import Outcome, Task, TaskEvent
 from samm_core.mask_codec import encode_mask
@@ -23,7 +23,6 @@ from slicer_ros_bridge.doors.ipp.server import IppServer
 from slicer_ros_bridge.doors.samm11.actions import GraphSammActions
 from slicer_ros_bridge.graph_actions import Done, EmbeddingState, GraphActions, GraphListener, ModelState
 from slicer_ros_bridge.node_graph import NodeGraph
-from slicer_ros_bridge.pending import ClientPrompt
 from slicer_ros_bridge.undo import StepOwners
 from slicer_ros_bridge.volumes import VolumeStore
 from slicer_ros_bridge.worker import Worker

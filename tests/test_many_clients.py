@@ -6,13 +6,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from peer import Peer
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from samm_msgs.msg import Prompt, SegmentationStatus, TaskEvent
 
-from samm_core.cycle.request import MAX_CLIENTS, CycleCounter
+from samm_core.cycle.request import MAX_CLIENTS, ClientPrompt, CycleCounter
 from samm_core.geometry import Plane
 from samm_core.latency.events import Outcome, Task
 from samm_core.prompts import pixel_box
@@ -42,7 +43,7 @@ def neighbour(namespace: str, a_second: int) -> Iterator[None]:
                 number += 1
                 prompt = pixel_box(Plane.AXIAL, 60 + number % 4, 40, 60, 120, 150)
                 publisher.publish(
-                    conversions.prompt_to_msg(prompt, client_id="neighbour", segment=f"s{number % 4}")
+                    conversions.prompt_to_msg(ClientPrompt.of(prompt, "neighbour", f"s{number % 4}"))
                 )
 
         thread = threading.Thread(target=run)
@@ -100,10 +101,8 @@ def publish_in_step(
     for burst in range(BURSTS):
         for number, (name, publisher) in enumerate(zip(names, publishers, strict=True)):
             newest[name] = counter.next()
-            message = conversions.prompt_to_msg(
-                box(number, burst / 2), client_id=name, segment=f"s{number % 4}", cycle=newest[name]
-            )
-            publisher.publish(message)
+            prompt = ClientPrompt.of(box(number, burst / 2), name, f"s{number % 4}")
+            publisher.publish(conversions.prompt_to_msg(replace(prompt, cycle=newest[name])))
         peer.pause(PERIOD_S)
 
 

@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from peer import Peer
 from samm_msgs.msg import EmbeddingRequest, NamedTensor, Prompt, SegmentationStatus, SliceEmbedding, SliceMask
 
+from samm_core.cycle.request import ClientPrompt
 from samm_core.errors import PromptError
 from samm_core.geometry import Plane
 from samm_core.mask_codec import decode_mask
@@ -75,7 +76,7 @@ def test_a_server_killed_in_mid_prompt_answers_it_when_it_is_back_and_nothing_ap
         # The slice is new to the server: it dies while it encodes it.
         peer.publish_until(
             publisher,
-            conversions.prompt_to_msg(SECOND, client_id="surgeon", segment="late"),
+            conversions.prompt_to_msg(ClientPrompt.of(SECOND, "surgeon", "late")),
             topics.SEGMENTATION_STATUS,
             waits,
         )

@@ -25,6 +25,7 @@ from samm_msgs.msg import (
 )
 from samm_msgs.srv import LoadVolume
 
+from samm_core.cycle.request import ClientPrompt
 from samm_core.geometry import Plane
 from samm_core.prompts import pixel_box
 from samm_ros import conversions, topics
@@ -90,7 +91,9 @@ class World:
         )
 
     def prompt(self, client_id: str, volume_uid: str = "", segment: str = "") -> None:
-        self._prompts.publish(conversions.prompt_to_msg(PROMPT, volume_uid, client_id, segment))
+        self._prompts.publish(
+            conversions.prompt_to_msg(ClientPrompt.of(PROMPT, client_id, segment, volume_uid))
+        )
 
 
 @contextmanager

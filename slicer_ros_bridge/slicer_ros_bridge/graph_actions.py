@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from samm_core.cycle.request import Answer
+from samm_core.cycle.request import Answer, ClientPrompt
 from samm_core.latency.events import TaskEvent
 from samm_core.sources.volume import LoadedVolume, Window
-
-from .pending import ClientPrompt
 
 # With this begins, in the trace, the node's name of an APL_MSK that a Slicer did itself.
 SLICER_NODE = "slicer/"

@@ -20,7 +20,8 @@ from samm_msgs import msg
 from samm_msgs.action import EmbedVolume
 from samm_msgs.srv import LoadVolume, SaveSegmentation, SelectModel, UndoChange
 
-from samm_core.cycle.request import Answer
+from samm_core.cycle.pending import CycleProgress, PendingPrompts
+from samm_core.cycle.request import Answer, ClientPrompt
 from samm_core.errors import SammError
 from samm_core.latency.events import TaskEvent, event_of
 from samm_core.sources.volume import LoadedVolume, Window
@@ -30,7 +31,6 @@ from samm_ros.support.publishing import NumberedPublisher, stamped
 
 from . import undo
 from .graph_actions import Done, EmbeddingState, GraphListener, ModelState, Post
-from .pending import ClientPrompt, CycleProgress, PendingPrompts
 from .service_calls import ServiceCalls, is_away
 
 
@@ -66,7 +66,13 @@ class NodeGraph:
         of_all, latched, events = topics.OF_ALL_CLIENTS, topics.LATCHED, topics.EVENTS
         volumes_from_msg, answer_from_msg = conversions.volumes_from_msg, conversions.answer_from_msg
         self._hear(msg.SliceMask, topics.RECEIVED_MASKS, of_all, answer_from_msg, self._pending.answered)
-        self._hear(msg.SegmentationStatus, topics.SEGMENTATION_STATUS, latched, _cycles, self._on_cycles)
+        self._hear(
+            msg.SegmentationStatus,
+            topics.SEGMENTATION_STATUS,
+            latched,
+            conversions.cycles_from_msg,
+            self._on_cycles,
+        )
         self._hear(msg.VolumeList, topics.VOLUMES, latched, volumes_from_msg, self._on_volumes)
         self._hear(msg.ModelInfo, topics.MODEL_INFO, latched, _model, self._on_model)
         self._hear(msg.EmbeddingStatus, topics.EMBEDDING_STATUS, latched, _embedding, self._on_embedding)
@@ -78,7 +84,7 @@ class NodeGraph:
         self._listeners.append(listener)
 
     def prompt(self, prompt: ClientPrompt, on_answer: Callable[[Answer], None]) -> int:
-        return self._pending.ask(prompt, on_answer)
+        return self._pending.put(prompt, on_answer)
 
     def forget(self, client_id: str) -> None:
         self._pending.forget(client_id)
@@ -149,11 +155,8 @@ class NodeGraph:
     def publish_event(self, event: TaskEvent) -> None:
         self._events.publish(event)
 
-    def _publish_prompt(self, prompt: ClientPrompt, cycle: int) -> None:
-        message = conversions.prompt_to_msg(
-            prompt.prompt, prompt.volume_uid, prompt.client_id, prompt.segment, cycle, prompt.window
-        )
-        self._prompts.publish(stamped(self._node, message))
+    def _publish_prompt(self, prompt: ClientPrompt) -> None:
+        self._prompts.publish(stamped(self._node, conversions.prompt_to_msg(prompt)))
 
     # What the graph says.
 
@@ -201,10 +204,6 @@ class NodeGraph:
         """Each by a posted call of its own: one that fails keeps nothing from the others."""
         for listener in self._listeners:
             self._post(lambda listener=listener: tell(listener))
-
-
-def _cycles(message: msg.SegmentationStatus) -> dict[str, CycleProgress]:
-    return {c.client_id: CycleProgress(c.requested, c.settled, c.error) for c in message.clients}
 
 
 def _model(message: msg.ModelInfo) -> ModelState:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from samm_core.cycle.request import Answer
+from samm_core.cycle.request import Answer, ClientPrompt
 from samm_core.mask_codec import decode_mask
 from samm_core.prompts import Prompt
 
 from .graph_actions import Done, GraphActions
-from .pending import ClientPrompt
 
 # Requests at a time, each under a client id of its own in the graph: none may supersede another.
 AT_A_TIME = 16
@@ -43,7 +42,7 @@ class OneShotPrompts:
             done(None, f"{AT_A_TIME} prompts are being answered already; wait for one.")
             return
         self._waiting[client_id] = _Waiting(due_at, done)
-        client_prompt = ClientPrompt(client_id, volume_uid, "", prompt)
+        client_prompt = ClientPrompt.of(prompt, client_id, volume_uid=volume_uid)
         self._graph.prompt(client_prompt, lambda answer: self._answered(client_id, answer))
 
     def tick(self) -> None:

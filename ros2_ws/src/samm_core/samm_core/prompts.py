@@ -143,6 +143,32 @@ def pixel_points(
     return Prompt(plane, slice_index, False, points, labels)
 
 
+def pixel_prompt(
+    plane: Plane,
+    slice_index: int,
+    points_xy: np.ndarray,
+    labels: np.ndarray,
+    box_xyxy: np.ndarray | None,
+) -> Prompt:
+    """A Prompt in pixels of a slice. points_xy: (N, 2). labels: (N,) 1 or 0. box_xyxy: (4,) or None.
+
+    Nothing is checked but the shapes: SND_INF refuses what is no prompt.
+    """
+
+    def with_z(xy: np.ndarray) -> np.ndarray:
+        xy = np.asarray(xy, np.float64).reshape(-1, 2)
+        return np.hstack([xy, np.zeros((len(xy), 1))])
+
+    return Prompt(
+        plane=plane,
+        slice_index=slice_index,
+        in_ras=False,
+        points=with_z(points_xy),
+        labels=np.asarray(labels, np.uint8),
+        box=None if box_xyxy is None else with_z(box_xyxy),
+    )
+
+
 def prompt_kind_error(
     prompt: PixelPrompt, model: str, takes_points: bool, takes_box: bool, takes_mask: bool = False
 ) -> str:

@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from samm_msgs import msg
 from samm_msgs.action import EmbedVolume
 from samm_msgs.srv import LoadVolume, SaveSegmentation, UndoChange
 
-from samm_core.cycle.request import STILL_WAITING, Answer, CycleCounter
+from samm_core.cycle.pending import CycleProgress, PendingPrompts
+from samm_core.cycle.request import STILL_WAITING, Answer, ClientPrompt
 from samm_core.errors import LaunchError, MaskError, PromptError, SammError, VolumeError
 from samm_core.geometry import Plane
 from samm_core.latency.events import TaskEvent, event_of
@@ -42,9 +44,9 @@ from .support.goals import Goal
 from .support.publishing import stamped
 from .support.services import response_to
 
-# Prompts are best effort: one without an answer is published again, which is the same prompt by its number.
-REPEAT_S = 1.0
 CHECK_S = 0.5
+# How many of the newest events are kept: five for each of 20,000 cycles.
+EVENTS = 100_000
 
 
 class GraphClient:
@@ -64,14 +66,15 @@ class GraphClient:
         """
         self.client_id = client_id or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._check = check
-        self.events: list[TaskEvent] = []
+        self.events: deque[TaskEvent] = deque(maxlen=EVENTS)
         self.status: msg.EmbeddingStatus | None = None
         self.segmentation: msg.SegmentationStatus | None = None
         # The one that this client works on, whatever others load.
         self.volume: LoadedVolume | None = None
-        self._cycles = CycleCounter()
-        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        # Guards what the executor's thread and the caller's share.
         self._changed = threading.Condition()
+        self._pending = PendingPrompts(self._publish)
+        self._cycles: dict[str, CycleProgress] = {}
         self._context = rclpy.Context()
         rclpy.init(context=self._context, signal_handler_options=rclpy.SignalHandlerOptions.NO)
         self._node = Node("samm_client_api", namespace=namespace, context=self._context)
@@ -136,25 +139,26 @@ class GraphClient:
         segment: what the mask is applied to, made when it is new; empty: the active one.
         """
         window = self.volume.window if self.volume else None
-        message = conversions.prompt_to_msg(prompt, self._uid, self.client_id, segment, window=window)
-        is_waiting = False
+        given = ClientPrompt.of(prompt, self.client_id, segment, self._uid, window)
+        answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if message.cycle <= self._settled() and not is_waiting:
-                # A first number; or one whose mask was applied, and lost on its way to here.
-                self._cycles.newest = max(self._cycles.newest, self._settled())
-                message.cycle = self._cycles.next()
-            self._prompts.publish(stamped(self._node, message))
-            answer = self._answer_to(message.cycle, min(deadline, time.monotonic() + REPEAT_S))
-            if answer is None:
-                continue
-            if answer.error.startswith(STILL_WAITING):
-                # Its mask may come yet, under the same number.
-                is_waiting = True
-                continue
-            if answer.error:
-                raise PromptError(answer.error)
-            return answer
+        with self._changed:
+            progress = self._cycles.get(self.client_id, CycleProgress())
+            self._pending.put(given, answers.put, beyond=max(progress.requested, progress.settled))
+        try:
+            while (left := deadline - time.monotonic()) > 0:
+                with contextlib.suppress(queue.Empty):
+                    answer = answers.get(timeout=min(left, CHECK_S))
+                    if not answer.error:
+                        return answer
+                    if not answer.error.startswith(STILL_WAITING):
+                        raise PromptError(answer.error)
+                self._check()
+                with self._changed:
+                    self._pending.resend(self._cycles)
+        finally:
+            with self._changed:
+                self._pending.forget(self.client_id)
         raise LaunchError(f"There was no mask within {timeout_s:g} s; see the logs of the nodes.")
 
     def undo(self) -> None:
@@ -175,23 +179,6 @@ class GraphClient:
     @property
     def _uid(self) -> str:
         return self.volume.uid if self.volume else ""
-
-    def _settled(self) -> int:
-        """The newest cycle of this client that APL_MSK has applied or refused."""
-        clients = self.segmentation.clients if self.segmentation else []
-        return max((c.settled for c in clients if c.client_id == self.client_id), default=0)
-
-    def _answer_to(self, cycle: int, deadline: float) -> Answer | None:
-        """None when there is none in time."""
-        while (left := deadline - time.monotonic()) > 0:
-            try:
-                answer = self._answers.get(timeout=min(left, CHECK_S))
-            except queue.Empty:
-                self._check()
-                continue
-            if answer.cycle == cycle:
-                return answer
-        return None
 
     def embed(
         self, planes: list[Plane], on_status: Callable[[msg.EmbeddingStatus], None], limit_s: float
@@ -247,12 +234,19 @@ class GraphClient:
         with contextlib.suppress(ExternalShutdownException):
             self._executor.spin()
 
+    def _publish(self, prompt: ClientPrompt) -> None:
+        self._prompts.publish(stamped(self._node, conversions.prompt_to_msg(prompt)))
+
     def _on_answer(self, message: msg.SliceMask) -> None:
-        if message.client_id == self.client_id:
-            try:
-                self._answers.put(conversions.answer_from_msg(message))
-            except SammError as error:
-                self._node.get_logger().warning(str(error))
+        if message.client_id != self.client_id:
+            return
+        try:
+            answer = conversions.answer_from_msg(message)
+        except SammError as error:
+            self._node.get_logger().warning(str(error))
+            return
+        with self._changed:
+            self._pending.answered(answer)
 
     def _on_event(self, message: msg.TaskEvent) -> None:
         # An event that cannot be is none.
@@ -268,4 +262,6 @@ class GraphClient:
     def _on_segmentation(self, message: msg.SegmentationStatus) -> None:
         with self._changed:
             self.segmentation = message
+            self._cycles = conversions.cycles_from_msg(message)
+            self._pending.refused(self._cycles)
             self._changed.notify_all()

@@ -14,8 +14,8 @@ from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point
 from samm_msgs import msg
 
-from samm_core.cycle.newest import Asked
-from samm_core.cycle.request import Answer, Request, crc32_of_parts
+from samm_core.cycle.pending import CycleProgress
+from samm_core.cycle.request import SLICE_FROM_POSITION, Answer, ClientPrompt, Request, crc32_of_parts
 from samm_core.errors import MaskError, PromptError, VolumeError
 from samm_core.geometry import Plane, VolumeGeometry
 from samm_core.latency.events import TaskEvent
@@ -67,27 +67,15 @@ def plane_from_msg(plane: int) -> Plane:
         ) from None
 
 
-def prompt_to_msg(
-    prompt: Prompt,
-    volume_uid: str = "",
-    client_id: str = "",
-    segment: str = "",
-    cycle: int = 0,
-    window: Window | None = None,
-) -> msg.Prompt:
-    """`prompt` as a message; empty strings, cycle 0 and no window leave the choice to SND_INF, as Prompt.msg says."""
+def prompt_to_msg(given: ClientPrompt) -> msg.Prompt:
+    """As a message; empty strings, cycle 0 and no window leave the choice to SND_INF, as Prompt.msg says."""
+    prompt = given.prompt
     message = msg.Prompt(
-        cycle=cycle,
-        client_id=client_id,
-        segment=segment,
+        cycle=given.cycle,
+        client_id=given.client_id,
+        segment=given.segment,
+        image=image_to_msg(given.image),
         labels=array("B", bytes(np.asarray(prompt.labels, "u1"))),
-    )
-    message.image.source = volume_uid
-    if window:
-        message.image.window_lower, message.image.window_upper = window.lower, window.upper
-    message.image.plane = int(prompt.plane)
-    message.image.index = (
-        msg.Prompt.SLICE_FROM_POSITION if prompt.slice_index is None else int(prompt.slice_index)
     )
     message.coordinates = msg.Prompt.RAS if prompt.in_ras else msg.Prompt.PIXEL
     message.points = [Point(x=float(x), y=float(y), z=float(z)) for x, y, z in prompt.points]
@@ -99,16 +87,16 @@ def prompt_to_msg(
     return message
 
 
-def prompt_from_msg(message: msg.Prompt) -> Prompt:
+def _marks_from_msg(message: msg.Prompt) -> Prompt:
     """Raises PromptError for too many points, and a plane, coordinates or a slice index that there is not."""
     if len(message.points) > MAX_POINTS:
         raise PromptError(f"The prompt has {len(message.points)} points; give at most {MAX_POINTS}.")
     if message.coordinates not in (msg.Prompt.RAS, msg.Prompt.PIXEL):
         raise PromptError(f"There are no coordinates {message.coordinates}; give 0 (RAS) or 1 (PIXEL).")
-    if message.image.index < msg.Prompt.SLICE_FROM_POSITION:
+    if message.image.index < SLICE_FROM_POSITION:
         raise PromptError(f"There is no slice {message.image.index}; slices are counted from 0.")
     corners = (message.box_min, message.box_max) if message.has_box else ()
-    from_position = message.image.index == msg.Prompt.SLICE_FROM_POSITION
+    from_position = message.image.index == SLICE_FROM_POSITION
     return Prompt(
         plane=plane_from_msg(message.image.plane),
         slice_index=None if from_position else message.image.index,
@@ -119,20 +107,30 @@ def prompt_from_msg(message: msg.Prompt) -> Prompt:
     )
 
 
-def asked_from_msg(message: msg.Prompt, client_id: str, came_ns: int) -> Asked:
+def prompt_from_msg(message: msg.Prompt, client_id: str = "", came_ns: int = 0) -> ClientPrompt:
     """Never raises: a prompt that is malformed is one with a problem. client_id: of a prompt that names no client."""
     prompt, problem, window = None, "", None
     try:
-        prompt = prompt_from_msg(message)
+        prompt = _marks_from_msg(message)
         window = _window_from_msg(message.image)
     except PromptError as error:
         problem = str(error)
     # The plane itself may be what is wrong: an answer always names one that there is.
     plane = Plane(min(message.image.plane, max(Plane)))
-    image = ImageId(message.image.source, SliceKey(plane, message.image.index, window))
-    return Asked(
-        message.client_id or client_id, message.cycle, message.segment, image, prompt, problem, came_ns
+    return ClientPrompt(
+        client_id=message.client_id or client_id,
+        segment=message.segment,
+        image=ImageId(message.image.source, SliceKey(plane, message.image.index, window)),
+        prompt=prompt,
+        cycle=message.cycle,
+        problem=problem,
+        came_ns=came_ns,
     )
+
+
+def cycles_from_msg(message: msg.SegmentationStatus) -> dict[str, CycleProgress]:
+    """By client, how far its cycles have come."""
+    return {c.client_id: CycleProgress(c.requested, c.settled, c.error) for c in message.clients}
 
 
 def request_to_msg(request: Request, sequence: int, stamp: Time) -> msg.SliceRequest:

@@ -8,13 +8,13 @@ from collections import OrderedDict
 import numpy as np
 
 from samm_core import ipp
-from samm_core.cycle.request import Answer
+from samm_core.cycle.request import Answer, ClientPrompt
 from samm_core.geometry import Plane
 from samm_core.latency.cycles import complete_cycles
 from samm_core.latency.events import Outcome, Task, TaskEvent
+from samm_core.prompts import pixel_prompt
 
 from ...graph_actions import SLICER_NODE, GraphActions
-from ...pending import ClientPrompt, pixel_prompt
 from .clients import SlicerClient, SlicerClients
 
 # Cycles whose events are collected until those of all five tasks are there.
@@ -56,8 +56,8 @@ class PromptMessages:
         # A bridge that was restarted knows it from here.
         client.work_on(message["uid"])
         self._graph.prompt(
-            ClientPrompt(
-                client.graph_name(stream), message["uid"], message["segment"], prompt, client.window
+            ClientPrompt.of(
+                prompt, client.graph_name(stream), message["segment"], message["uid"], client.window
             ),
             lambda answer: self._answer(client, stream, number, answer),
         )

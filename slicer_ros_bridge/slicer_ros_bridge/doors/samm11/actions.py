@@ -13,12 +13,11 @@ import numpy as np
 
 from samm_core.errors import PromptError
 from samm_core.geometry import Plane
-from samm_core.prompts import PixelPrompt
+from samm_core.prompts import PixelPrompt, pixel_prompt
 from samm_core.sources.volume import LoadedVolume, Window
 
 from ...graph_actions import Done, GraphActions, GraphListener, ModelState
 from ...one_shot import OneShotPrompts
-from ...pending import pixel_prompt
 from ...volumes import VolumeDescription, VolumeStore
 from ...worker import Worker
 

@@ -16,9 +16,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..errors import PromptError
-from ..prompts import Prompt, client_name_error, segment_name_error
 from ..sources.base import ImageId, SliceKey, not_loaded
-from .request import REMEMBERED_CLIENTS, STILL_WAITING, Answer, CycleCounter, Request, refusal
+from .request import (
+    REMEMBERED_CLIENTS,
+    STILL_WAITING,
+    Answer,
+    ClientPrompt,
+    CycleCounter,
+    Request,
+    refusal,
+)
 
 if TYPE_CHECKING:
     from ..sources.volume import LoadedVolume
@@ -37,31 +44,8 @@ STATUS_WAIT_S = 5.0
 NOTHING_LOADED = "There is nothing to segment; load a volume first."
 
 
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """A prompt as it came in.
-
-    cycle: the client's own number; 0: it gave none. image: as far as the prompt names it; an empty source is the
-    volume that was loaded last. prompt: None where it is malformed, for which `problem` is the sentence.
-    came_ns: CLOCK_MONOTONIC. overtaken: earlier prompts of its client that came in together with it.
-    """
-
-    client_id: str
-    cycle: int
-    segment: str
-    image: ImageId
-    prompt: Prompt | None
-    problem: str
-    came_ns: int
-    overtaken: int = 0
-
-    def error(self) -> str:
-        """Why it has no answer on any volume, one sentence; empty: it may have one."""
-        return client_name_error(self.client_id) or segment_name_error(self.segment) or self.problem
-
-
 # Sends a message; with what came in when it is sent for the first time, and None when it is sent again.
-Send = Callable[[Request | Answer, Asked | None], None]
+Send = Callable[[Request | Answer, ClientPrompt | None], None]
 
 
 @dataclass(eq=False)
@@ -74,7 +58,7 @@ class _Client:
     sent_at: float = 0.0
     answered: int = 0
     told: bool = False
-    waiting: Asked | None = None
+    waiting: ClientPrompt | None = None
     request: Request | None = None
     waits_since: float = 0.0
     hindered: bool = False
@@ -110,21 +94,21 @@ class Outbox:
     def __post_init__(self) -> None:
         self._started = self.clock()
 
-    def ask(self, asked: Asked) -> None:
-        """Send `asked` as soon as it can be answered, instead of any older prompt of its client."""
-        client = self._clients.setdefault(asked.client_id, _Client(asked.client_id))
-        self._clients.move_to_end(asked.client_id)
+    def put(self, prompt: ClientPrompt) -> None:
+        """Send `prompt` as soon as it can be answered, instead of any older prompt of its client."""
+        client = self._clients.setdefault(prompt.client_id, _Client(prompt.client_id))
+        self._clients.move_to_end(prompt.client_id)
         if len(self._clients) > REMEMBERED_CLIENTS:
             self._clients.popitem(last=False)
-        if asked.cycle and asked.cycle <= client.newest:
+        if prompt.cycle and prompt.cycle <= client.newest:
             # Sent again by a client that could not know of its arrival, or overtaken by a newer one.
             return
         if former := client.waiting:
-            asked = replace(asked, overtaken=asked.overtaken + former.overtaken + 1)
+            prompt = replace(prompt, overtaken=prompt.overtaken + former.overtaken + 1)
         if not (former and client.hindered):
             # Whoever drags a prompt for a volume that does not come is told, though each waits but a moment.
             client.waits_since = self.clock()
-        client.waiting, client.request = asked, None
+        client.waiting, client.request = prompt, None
         self._advance(client)
 
     def answered(self, client_id: str, cycle: int, error: str) -> None:
@@ -189,13 +173,13 @@ class Outbox:
 
     def _advance(self, client: _Client) -> None:
         """Send what waits, or refuse it, or leave it waiting."""
-        asked, sent, now = client.waiting, client.sent, self.clock()
-        if asked is None or (sent and sent.cycle > client.answered and now - client.begun_at < APART_S):
+        prompt, sent, now = client.waiting, client.sent, self.clock()
+        if prompt is None or (sent and sent.cycle > client.answered and now - client.begun_at < APART_S):
             return
-        if why := asked.error():
+        if why := prompt.error():
             self._refuse(client, why)
             return
-        patience_s, why = self._hindrance(asked)
+        patience_s, why = self._hindrance(prompt)
         client.hindered = patience_s > 0
         if client.hindered and now - client.waits_since < patience_s:
             return
@@ -203,41 +187,41 @@ class Outbox:
             self._refuse(client, why)
             return
         try:
-            client.request = client.request or self._request(asked)
+            client.request = client.request or self._request(prompt)
         except PromptError as error:
             self._refuse(client, str(error))
             return
         if not self._is_worked_on(client, client.request):
             self._begin(client, replace(client.request, cycle=self._number(client)))
 
-    def _hindrance(self, asked: Asked) -> tuple[float, str]:
-        """How long `asked` waits, seconds, and why it is refused then; nothing: it can be sent."""
+    def _hindrance(self, prompt: ClientPrompt) -> tuple[float, str]:
+        """How long `prompt` waits, seconds, and why it is refused then; nothing: it can be sent."""
         if self._no_model:
             return 0.0, self._no_model
-        if why := self._lost.get(asked.image.source or self._loaded_last):
+        if why := self._lost.get(prompt.image.source or self._loaded_last):
             return UNANSWERED_S, why
         if not self._volumes:
             if self._no_volume:
                 # One that is named is on its way: its client knows it already.
-                return VOLUME_WAIT_S if asked.image.source else 0.0, self._no_volume
+                return VOLUME_WAIT_S if prompt.image.source else 0.0, self._no_volume
             if self.server_is_there():
                 return VOLUME_WAIT_S, "The server is still loading its model; prompt again, or see its log."
             return VOLUME_WAIT_S, "No server has said yet which volume is loaded; is one running?"
-        if asked.image.source and asked.image.source not in self._volumes:
-            return VOLUME_WAIT_S, not_loaded(asked.image.source)
-        if not asked.cycle and self._settled is None and self.clock() - self._started < STATUS_WAIT_S:
+        if prompt.image.source and prompt.image.source not in self._volumes:
+            return VOLUME_WAIT_S, not_loaded(prompt.image.source)
+        if not prompt.cycle and self._settled is None and self.clock() - self._started < STATUS_WAIT_S:
             # A number below what APL_MSK has settled would never be applied.
             return STATUS_WAIT_S, ""
         return 0.0, ""
 
-    def _request(self, asked: Asked) -> Request:
+    def _request(self, prompt: ClientPrompt) -> Request:
         """Raises PromptError for a prompt that is not on its volume."""
-        volume = self._volumes[asked.image.source or self._loaded_last]
-        index, pixels = asked.prompt.on_slice(volume.geometry)
-        plane = asked.prompt.plane
-        image = ImageId(volume.uid, SliceKey(plane, index, asked.image.key.window or volume.window))
+        volume = self._volumes[prompt.image.source or self._loaded_last]
+        index, pixels = prompt.prompt.on_slice(volume.geometry)
+        plane = prompt.prompt.plane
+        image = ImageId(volume.uid, SliceKey(plane, index, prompt.image.key.window or volume.window))
         shape = volume.geometry.slice_shape(plane)
-        return Request(asked.cycle, asked.client_id, asked.segment, image, shape, pixels)
+        return Request(prompt.cycle, prompt.client_id, prompt.segment, image, shape, pixels)
 
     def _is_worked_on(self, client: _Client, request: Request) -> bool:
         """Whether the server is about to answer this client's last request, for the same mask as `request`.
@@ -258,18 +242,18 @@ class Outbox:
         return client.waiting.cycle or min(max(self._counter.next(), beyond), 2**64 - 1)
 
     def _refuse(self, client: _Client, why: str) -> None:
-        asked = client.waiting
-        image = replace(asked.image, source=asked.image.source or self._loaded_last)
+        prompt = client.waiting
+        image = replace(prompt.image, source=prompt.image.source or self._loaded_last)
         number = self._number(client)
-        self._begin(client, Answer(number, asked.client_id, asked.segment, image, (0, 0), error=why))
+        self._begin(client, Answer(number, prompt.client_id, prompt.segment, image, (0, 0), error=why))
 
     def _begin(self, client: _Client, message: Request | Answer) -> None:
         """Send the client's newest; what was sent before it is no longer waited for."""
-        asked, client.waiting, client.request = client.waiting, None, None
+        prompt, client.waiting, client.request = client.waiting, None, None
         client.sent, client.told, client.hindered = message, False, False
         client.begun_at = client.sent_at = self.clock()
         client.gone_at = None
-        self.send(message, asked)
+        self.send(message, prompt)
 
     def _cycles_of(self, client: _Client) -> tuple[int, int]:
         return (self._settled or {}).get(client.client_id, (0, 0))

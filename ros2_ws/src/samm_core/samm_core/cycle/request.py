@@ -15,8 +15,9 @@ import numpy as np
 from ..errors import MaskError
 from ..geometry import VolumeGeometry
 from ..mask_codec import MaskEncoding, decode_mask
-from ..prompts import PixelPrompt
-from ..sources.base import ImageId, not_loaded
+from ..prompts import PixelPrompt, Prompt, client_name_error, segment_name_error
+from ..sources.base import ImageId, SliceKey, not_loaded
+from ..sources.window import Window
 
 if TYPE_CHECKING:
     from ..sources.volume import LoadedVolume
@@ -29,6 +30,48 @@ REMEMBERED_CLIENTS = 4 * MAX_CLIENTS
 
 # How the refusal begins that says what a request still waits for. Its mask may come yet, and is applied then.
 STILL_WAITING = "There is no mask yet."
+
+
+# The index in the image of a prompt whose slice is the one that its first point, or its box's centre, lies on.
+SLICE_FROM_POSITION = -1
+
+
+@dataclass(frozen=True, eq=False)
+class ClientPrompt:
+    """A prompt of a client, from where it is given to SND_INF.
+
+    segment: which its mask is for; empty: the active one. image: as far as the prompt names it. An empty source is the
+    volume that was loaded last, no window is the volume's. prompt: None where it is malformed, for which `problem` is the
+    sentence. cycle: the client's own number; 0: it gave none. came_ns: when it reached SND_INF, of CLOCK_MONOTONIC.
+    overtaken: earlier prompts of its client that came in together with it.
+    """
+
+    client_id: str
+    segment: str
+    image: ImageId
+    prompt: Prompt | None
+    cycle: int = 0
+    problem: str = ""
+    came_ns: int = 0
+    overtaken: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        prompt: Prompt,
+        client_id: str = "",
+        segment: str = "",
+        volume_uid: str = "",
+        window: Window | None = None,
+    ) -> ClientPrompt:
+        """A prompt as a client gives it."""
+        index = SLICE_FROM_POSITION if prompt.slice_index is None else int(prompt.slice_index)
+        image = ImageId(volume_uid, SliceKey(prompt.plane, index, window))
+        return cls(client_id, segment, image, prompt)
+
+    def error(self) -> str:
+        """Why it has no mask on any volume, one sentence; empty: it may have one."""
+        return client_name_error(self.client_id) or segment_name_error(self.segment) or self.problem
 
 
 @dataclass(frozen=True, eq=False)

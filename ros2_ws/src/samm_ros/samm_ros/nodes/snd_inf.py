@@ -19,8 +19,8 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from samm_msgs.msg import ModelInfo, Prompt, SegmentationStatus, SliceMask
 
-from samm_core.cycle.newest import NOTHING_LOADED, Asked, Outbox
-from samm_core.cycle.request import Answer, Request
+from samm_core.cycle.newest import NOTHING_LOADED, Outbox
+from samm_core.cycle.request import Answer, ClientPrompt, Request
 from samm_core.latency.events import Outcome, Task
 from samm_core.sources.volume import LoadedVolume
 
@@ -72,16 +72,16 @@ class SndInf(Node):
 
     @exclusive
     def _on_prompts(self, messages: list[Prompt]) -> None:
-        newest: dict[str, Asked] = {}
+        newest: dict[str, ClientPrompt] = {}
         for message in messages:
-            asked = conversions.asked_from_msg(message, self._client_id, time.monotonic_ns())
-            former = newest.get(asked.client_id)
-            if former and asked.cycle and asked.cycle <= former.cycle:
+            prompt = conversions.prompt_from_msg(message, self._client_id, time.monotonic_ns())
+            former = newest.get(prompt.client_id)
+            if former and prompt.cycle and prompt.cycle <= former.cycle:
                 continue
             # No prompt overtakes the prompts of others: it is the client that has its turn.
-            newest[asked.client_id] = replace(asked, overtaken=former.overtaken + 1) if former else asked
-        for asked in newest.values():
-            self._outbox.ask(asked)
+            newest[prompt.client_id] = replace(prompt, overtaken=former.overtaken + 1) if former else prompt
+        for prompt in newest.values():
+            self._outbox.put(prompt)
 
     @exclusive
     def _set_resend_after(self, seconds: float) -> None:
@@ -90,17 +90,17 @@ class SndInf(Node):
     def _server_is_there(self) -> bool:
         return self.count_publishers(topics.ACCEPTED_REQUESTS) > 0
 
-    def _send(self, message: Request | Answer, asked: Asked | None) -> None:
+    def _send(self, message: Request | Answer, prompt: ClientPrompt | None) -> None:
         is_request = isinstance(message, Request)
         ended_ns = (self._requests if is_request else self._refusals).publish(message)
-        self._diagnostics.count("sent" if asked else "sent again")
+        self._diagnostics.count("sent" if prompt else "sent again")
         if not is_request:
             self._diagnostics.problem(message.error)
-        elif asked:
+        elif prompt:
             self._diagnostics.solved()
-        if asked:
+        if prompt:
             outcome = Outcome.COMPLETED if is_request else Outcome.REFUSED
-            self._tracer.ended(message, asked.came_ns, ended_ns, outcome, overtaken=asked.overtaken)
+            self._tracer.ended(message, prompt.came_ns, ended_ns, outcome, overtaken=prompt.overtaken)
 
     @exclusive
     def _on_answer(self, message: SliceMask) -> None:

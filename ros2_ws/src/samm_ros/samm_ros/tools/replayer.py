@@ -23,19 +23,18 @@ from rclpy.serialization import deserialize_message
 from samm_msgs.msg import Prompt, SegmentationStatus, SliceMask, SliceRequest, VolumeInfo
 from samm_msgs.srv import LoadVolume
 
-from samm_core.cycle.request import CycleCounter
-from samm_core.errors import BagError, LaunchError
+from samm_core.cycle.pending import RESEND_AFTER_S, CycleProgress, PendingPrompts
+from samm_core.cycle.request import STILL_WAITING, Answer, ClientPrompt
+from samm_core.errors import BagError, LaunchError, SammError
 from samm_core.latency.bag import BagReader
 from samm_core.latency.definitions import unlike
 
-from .. import topics
+from .. import conversions, topics
 from ..support.publishing import stamped
 from ..support.services import response_to
 from .recorder import definition_here
 
 ANSWER_S, SERVICE_S = 60.0, 60.0
-RESEND_S = 1.0
-
 
 _READ = topics.VOLUME_INFO, topics.VOLUMES, topics.PROMPTS, topics.SLICE_REQUESTS
 
@@ -123,11 +122,11 @@ class Replayer(Node):
 
     def __init__(self, **node_arguments: object) -> None:
         super().__init__("replayer", **node_arguments)
-        self._cycles = CycleCounter()
-        # The newest cycle of each client: whose mask came by, and which APL_MSK has settled.
-        self._answered: dict[str, int] = {}
-        self._settled: dict[str, int] = {}
-        self._requested: dict[str, int] = {}
+        self._pending = PendingPrompts(self._publish)
+        self._cycles: dict[str, CycleProgress] = {}
+        # By client, its newest prompt; and those whose newest has an answer.
+        self._newest: dict[str, Prompt] = {}
+        self._answered: set[str] = set()
         self._known: set[str] = set()
         self._changed = threading.Condition()
         self._prompts = self.create_publisher(Prompt, topics.PROMPTS, topics.OF_ALL_CLIENTS)
@@ -163,52 +162,63 @@ class Replayer(Node):
         """Publish the prompts; how many were answered. rate: of the original timing; None: each when the last is answered."""
         started = time.monotonic()
         sent: list[tuple[str, int]] = []
-        for number, (at_ns, prompt) in enumerate(script.prompts):
+        for number, (at_ns, message) in enumerate(script.prompts):
             if rate:
                 time.sleep(max(0.0, started + at_ns / 1e9 / rate - time.monotonic()))
-            prompt.client_id = prompt.client_id or "replay"
-            # Beyond what this client has had, also where the clock was set back since.
-            self._cycles.newest = max(self._cycles.newest, self._requested.get(prompt.client_id, 0))
-            prompt.cycle = self._cycles.next()
-            self._prompts.publish(stamped(self, prompt))
-            sent.append((prompt.client_id, prompt.cycle))
+            sent.append(self._put(message))
             if rate is None:
-                self._wait_for(prompt)
+                client_id, _ = sent[-1]
+                self._wait_until(lambda client_id=client_id: client_id in self._answered)
             said(number + 1)
         for client_id in {client_id for client_id, _ in sent}:
-            newest = max(cycle for c, cycle in sent if c == client_id)
-            with self._changed:
-                self._changed.wait_for(lambda c=client_id, n=newest: self._settled.get(c, 0) >= n, ANSWER_S)
-        return sum(cycle <= self._settled.get(client_id, 0) for client_id, cycle in sent)
+            self._wait_until(lambda c=client_id: self._settled(c) >= self._newest[c].cycle)
+        return sum(cycle <= self._settled(client_id) for client_id, cycle in sent)
 
-    def _wait_for(self, prompt: Prompt) -> None:
+    def _put(self, message: Prompt) -> tuple[str, int]:
+        """Publish a prompt until it is answered; its client and its cycle."""
+        prompt = conversions.prompt_from_msg(message, "replay")
+        message.client_id = client_id = prompt.client_id
+        with self._changed:
+            self._newest[client_id] = message
+            self._answered.discard(client_id)
+            # Beyond what this client has had, also where the clock was set back since.
+            beyond = self._cycles.get(client_id, CycleProgress()).requested
+            return client_id, self._pending.put(prompt, self._on_answer, beyond)
+
+    def _publish(self, prompt: ClientPrompt) -> None:
+        message = self._newest[prompt.client_id]
+        message.cycle = prompt.cycle
+        self._prompts.publish(stamped(self, message))
+
+    def _on_answer(self, answer: Answer) -> None:
+        if not answer.error.startswith(STILL_WAITING):
+            self._answered.add(answer.client_id)
+
+    def _settled(self, client_id: str) -> int:
+        return self._cycles.get(client_id, CycleProgress()).settled
+
+    def _wait_until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + ANSWER_S
         with self._changed:
-            while time.monotonic() < deadline:
-                if self._changed.wait_for(
-                    lambda: self._answered.get(prompt.client_id, 0) >= prompt.cycle, RESEND_S
-                ):
-                    return
-                # Best effort: it may not have come through; the same cycle again is the same prompt.
-                self._prompts.publish(prompt)
+            while not self._changed.wait_for(condition, RESEND_AFTER_S) and time.monotonic() < deadline:
+                self._pending.resend(self._cycles)
 
     def _on_mask(self, message: SliceMask) -> None:
+        try:
+            answer = conversions.answer_from_msg(message)
+        except SammError as error:
+            self.get_logger().warning(str(error))
+            return
         with self._changed:
-            _raise(self._answered, message.client_id, message.cycle)
+            self._pending.answered(answer)
             self._changed.notify_all()
 
     def _on_status(self, message: SegmentationStatus) -> None:
         with self._changed:
-            for client in message.clients:
-                _raise(self._answered, client.client_id, client.settled)
-                _raise(self._settled, client.client_id, client.settled)
-                _raise(self._requested, client.client_id, client.requested)
+            self._cycles = conversions.cycles_from_msg(message)
+            self._pending.refused(self._cycles)
             self._known = {each.volume_uid for each in message.volumes}
             self._changed.notify_all()
-
-
-def _raise(cycles: dict[str, int], client_id: str, cycle: int) -> None:
-    cycles[client_id] = max(cycle, cycles.get(client_id, 0))
 
 
 def _prompt_of(request: SliceRequest) -> Prompt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,12 +16,13 @@ from rclpy.serialization import deserialize_message, serialize_message
 from samm_msgs.msg import Prompt as PromptMsg
 from samm_msgs.msg import SliceMask, SliceRequest
 
-from samm_core.cycle.newest import HOLD_S, STATUS_WAIT_S, UNANSWERED_S, VOLUME_WAIT_S, Asked, Outbox
+from samm_core.cycle.newest import HOLD_S, STATUS_WAIT_S, UNANSWERED_S, VOLUME_WAIT_S, Outbox
 from samm_core.cycle.request import (
     REMEMBERED_CLIENTS,
     STILL_WAITING,
     Answer,
     ApplyRule,
+    ClientPrompt,
     Request,
     refusal,
 )
@@ -46,9 +48,9 @@ class Bench:
         self.overtaken = 0
         self.outbox = Outbox(self._send, RESEND_S, lambda: self.there, lambda: self.now)
 
-    def _send(self, message: Request | Answer, asked: Asked | None) -> None:
+    def _send(self, message: Request | Answer, prompt: ClientPrompt | None) -> None:
         self.sent.append(message)
-        self.overtaken += asked.overtaken if asked else 0
+        self.overtaken += prompt.overtaken if prompt else 0
 
     def loaded(self) -> Bench:
         self.outbox.settled({})
@@ -56,7 +58,7 @@ class Bench:
         return self
 
     def ask(self, client_id: str = "a", x: float = 5, **changes: object) -> None:
-        self.outbox.ask(asked(client_id, x, **changes))
+        self.outbox.put(client_prompt(client_id, x, **changes))
 
     def wait(self, seconds: float) -> None:
         for _ in range(round(seconds / TICK_S)):
@@ -74,18 +76,9 @@ def volume(uid: str) -> LoadedVolume:
     return LoadedVolume(uid, uid, f"/{uid}.nii", GEOMETRY, Window(0, 80))
 
 
-def asked(client_id: str, x: float = 5, **changes: object) -> Asked:
+def client_prompt(client_id: str, x: float = 5, **changes: object) -> ClientPrompt:
     prompt = Prompt(Plane.AXIAL, 3, False, np.array([(x, 5, 0)]), np.ones(1, np.uint8))
-    fields = {
-        "client_id": client_id,
-        "cycle": 0,
-        "segment": "",
-        "image": ImageId("", SliceKey(Plane.AXIAL, 3)),
-        "prompt": prompt,
-        "problem": "",
-        "came_ns": 0,
-    }
-    return Asked(**{**fields, **changes})
+    return replace(ClientPrompt.of(prompt, client_id), **changes)
 
 
 @pytest.fixture
@@ -232,7 +225,7 @@ def test_a_request_whose_volume_was_let_go_is_refused(bench: Bench) -> None:
 )
 def test_what_has_no_answer_is_refused_once_it_is_settled(bench: Bench, changes: dict, sentence: str) -> None:
     client_id = changes.get("client_id", "a")
-    bench.outbox.ask(asked(**{"client_id": client_id, **changes}))
+    bench.outbox.put(client_prompt(**{"client_id": client_id, **changes}))
     (refused,) = bench.sent
     assert re.search(sentence, refused.error), refused.error
     assert refused.client_id == client_id
@@ -299,7 +292,7 @@ def test_every_prompt_there_can_be_is_sent_or_refused_in_a_sentence(
         message.box_min.x, message.box_min.y, message.box_max.x, message.box_max.y = corners
     message = deserialize_message(serialize_message(message), PromptMsg)
     bench = Bench().loaded()
-    bench.outbox.ask(conversions.asked_from_msg(message, "me", 0))
+    bench.outbox.put(conversions.prompt_from_msg(message, "me"))
     (sent,) = bench.sent
     assert sent.cycle == cycle or not cycle
     if isinstance(sent, Answer):
