@@ -24,7 +24,10 @@ setup(
             "timm",
             "torch",
         ],
+        "segmentations": ["highdicom", "nibabel", "scikit-image", "SimpleITK"],
         "latency": ["matplotlib", "rosbags"],
+        # With volumes and models.
+        "batch": ["cryptography", "dask", "distributed", "matplotlib", "scikit-image"],
     },
     zip_safe=True,
     maintainer="samm_ros maintainers",

@@ -24,6 +24,7 @@ from samm_core.geometry import Plane, VolumeGeometry
 from samm_core.latency.events import Outcome
 from samm_core.mask_codec import encode_mask
 from samm_core.segmentation.journal import Journal, State, Step
+from samm_core.segmentation.segmentation import Segment
 from samm_core.sources.base import ImageId, SliceKey
 
 VOLUME = "a volume"
@@ -95,7 +96,10 @@ def applied(session: ApplySession, cycle: int, plane: Plane, index: int, segment
 def content(session: ApplySession) -> tuple:
     """All that a user sees of a segmentation."""
     segmentation = session.segmentation()
-    segments = [(segment, voxels.tobytes()) for segment, voxels in segmentation.snapshot()]
+    segments = [
+        (segment, voxels.tobytes(), segmentation.frozen(segment.name))
+        for segment, voxels in segmentation.snapshot()
+    ]
     return segments, segmentation.undo_steps, segmentation.redo_steps
 
 
@@ -111,32 +115,78 @@ def written(path: Path, steps: int = 3) -> tuple:
     return content(session)
 
 
+def in_group(
+    session: ApplySession, cycle: int, plane: Plane, index: int, segment: str, group: str
+) -> Outcome:
+    shape = GEOMETRY.slice_shape(plane)
+    mask = np.random.default_rng(cycle).random(shape) < 0.5
+    place = ImageId(VOLUME, SliceKey(plane, index))
+    ending = session.apply_in_group(Answer(0, "", segment, place, shape, data=encode_mask(mask)), group)
+    return ending.outcome
+
+
+def edited(session: ApplySession, edit: str, number: int) -> None:
+    """One of the edits, on one of the segments that there are."""
+    segmentation = session.segmentation()
+    names = [segment.name for segment in segmentation.segments()]
+    if edit == "restore":
+        voxels = np.random.default_rng(number).random(GEOMETRY.dimensions[::-1]) < 0.2
+        segment = Segment(f"restored {number}", 3, (0.0, 0.5, 1.0))
+        segmentation.restore([(segment, voxels, {(Plane.CORONAL, 1)})])
+    elif edit == "add":
+        segmentation.add(f"added {number}")
+    elif edit == "reorder":
+        segmentation.reorder(names[::-1])
+    elif names:
+        name = names[number % len(names)]
+        place = Plane(number % 3), number % 5
+        {
+            "rename": lambda: segmentation.rename(name, f"renamed {number}"),
+            "recolor": lambda: segmentation.recolor(name, (number % 7 / 7, 0.5, 1)),
+            "remove": lambda: segmentation.remove(name),
+            "freeze": lambda: segmentation.freeze(name, *place),
+            "unfreeze": lambda: segmentation.unfreeze(name, *place),
+        }[edit]()
+
+
+PLACES = st.tuples(st.sampled_from(Plane), st.integers(0, 4), st.sampled_from("abc"))
+EDITS = ["add", "rename", "recolor", "remove", "reorder", "freeze", "unfreeze", "restore"]
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.sampled_from(Plane), st.integers(0, 4), st.sampled_from("abc")),
+        PLACES,
+        st.tuples(PLACES, st.sampled_from(["task 1", "task 2"])),
         st.sampled_from(["undo", "undo", "redo", "restart"]),
+        st.sampled_from(EDITS),
     ),
     max_size=60,
 )
 
 
-@settings(max_examples=60)
-@given(steps=STEPS, before=st.sampled_from([0, 199, 230]))
+@settings(max_examples=80)
+@given(steps=STEPS, before=st.sampled_from([0, 195, 230]))
 def test_a_client_restarted_at_any_step_goes_on_as_if_it_had_not_been(
     tmp_path_factory: pytest.TempPathFactory, steps: list, before: int
 ) -> None:
     path = tmp_path_factory.mktemp("journal") / "journal"
     steady, journal = ApplySession(), Journal(path)
     steady.load(VOLUME, GEOMETRY)
-    kept = session_of(journal)
+    kept, tasks = session_of(journal), 0
     warm_up = [(Plane(n % 3), n % 4, "ab"[n % 7 == 0]) for n in range(before)]
     for cycle, step in enumerate([*warm_up, *steps], start=1):
         if step == "restart":
             journal.close()
             journal = Journal(path)
             kept = session_of(journal)
+            # A task does not outlive its client; what it did then is a step.
+            tasks += 1
+        elif step in EDITS:
+            edited(kept, step, cycle)
+            edited(steady, step, cycle)
         elif isinstance(step, str):
             assert getattr(kept, step)() == getattr(steady, step)()
+        elif len(step) == 2:
+            place, group = step[0], f"{step[1]} {tasks}"
+            assert in_group(kept, cycle, *place, group) == in_group(steady, cycle, *place, group)
         else:
             applied(kept, cycle, *step)
             applied(steady, cycle, *step)
@@ -144,6 +194,114 @@ def test_a_client_restarted_at_any_step_goes_on_as_if_it_had_not_been(
     journal.close()
 
     assert content(session_of(Journal(path))) == content(steady)
+
+
+@pytest.mark.parametrize("steps", [150, 450])
+def test_what_is_edited_and_too_old_to_be_undone_comes_back_too(tmp_path: Path, steps: int) -> None:
+    """Every fifth step is an edit: names and keys are long apart, segments removed and made again."""
+    steady, journal = ApplySession(), Journal(tmp_path / "journal")
+    steady.load(VOLUME, GEOMETRY)
+    kept = session_of(journal)
+    chance = random.Random(2)
+    for cycle in range(1, steps + 1):
+        edit = chance.choice(EDITS)
+        place = Plane(chance.randrange(3)), chance.randrange(5), chance.choice("abc")
+        for session in kept, steady:
+            if cycle % 5 == 0:
+                edited(session, edit, cycle)
+            elif cycle % 3 == 0:
+                in_group(session, cycle, *place, f"task {cycle // 9}")
+            else:
+                applied(session, cycle, *place)
+    journal.close()
+
+    journal = Journal(tmp_path / "journal")
+    kept = session_of(journal)
+    assert content(kept) == content(steady)
+    while steady.undo():
+        assert kept.undo()
+        assert content(kept) == content(steady)
+    while steady.redo():
+        assert kept.redo()
+    assert content(kept) == content(steady)
+    segments = len(steady.segmentation().segments())
+    # 200 steps, some of which are groups; a mask of each slice and segment, an added segment's row and a list beside them.
+    assert len(journal.rows(VOLUME)) < 200 * 3 + (segments + 40) * (15 + 1)
+
+
+def test_a_journal_of_an_earlier_release_still_opens(tmp_path: Path) -> None:
+    """Its table had no groups, and its row of a segment the name alone."""
+    path = tmp_path / "journal"
+    expected = written(path)
+    database = sqlite3.connect(path)
+    with database:
+        database.execute("ALTER TABLE steps DROP COLUMN step")
+        for number, name in database.execute(
+            "SELECT id, segment FROM steps WHERE state = ?", (State.SEGMENT,)
+        ).fetchall():
+            database.execute(
+                "UPDATE steps SET data = ?, crc = ? WHERE id = ?", (b"", Step(name).crc(VOLUME), number)
+            )
+    tables = [sql for (sql,) in database.execute("SELECT sql FROM sqlite_master ORDER BY type DESC")]
+    database.close()
+    assert tables[0] == (
+        "CREATE TABLE steps (id INTEGER PRIMARY KEY, volume_uid TEXT NOT NULL, state INTEGER NOT NULL, "
+        "segment TEXT NOT NULL, plane INTEGER NOT NULL, slice INTEGER NOT NULL, height INTEGER NOT NULL, "
+        "width INTEGER NOT NULL, data BLOB NOT NULL, crc INTEGER NOT NULL)"
+    )
+    former = path.read_bytes()
+
+    journal = Journal(path)
+    session = session_of(journal)
+    assert content(session) == expected
+    edited(session, "rename", 1)
+    in_group(session, 7, Plane.AXIAL, 3, "by a task", "task")
+    expected = content(session)
+    journal.close()
+    assert content(session_of(Journal(path))) == expected
+
+    # What can be read of a damaged one is taken over.
+    path = tmp_path / "damaged"
+    path.write_bytes(former[:-4096] + bytes(4096))
+    journal = Journal(path)
+    assert journal.damage
+    assert session_of(journal).segmentation().segments()
+
+
+def test_a_task_killed_in_the_middle_leaves_one_step_of_what_was_done(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    process = child(
+        """
+            session = begin()
+            apply(session, 4)
+            for cycle in range(10, 10**6):
+                mask = np.random.default_rng(cycle).random((40, 40)) < 0.5
+                place = ImageId("a volume", SliceKey(Plane.AXIAL, cycle % 9))
+                session.apply_in_group(Answer(0, "", "by a task", place, (40, 40), data=encode_mask(mask)), "task")
+                print(cycle, flush=True)
+        """,
+        path,
+    )
+    for line in process.stdout:
+        if int(line) >= 60:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+    printed = run_child(
+        """
+            session = begin()
+            print(journal.damage, [s.name for s in session.segmentation().segments()], session.segmentation().undo_steps)
+            made = session.segmentation().labelmap().tobytes()
+            session.undo()
+            print([s.name for s in session.segmentation().segments()], session.segmentation().undo_steps)
+            session.redo()
+            print(made == session.segmentation().labelmap().tobytes())
+        """,
+        path,
+    )
+
+    assert printed == [" ['liver', 'by a task'] 2", "['liver'] 1", "True"]
 
 
 def test_volumes_share_a_journal_and_nothing_else(tmp_path: Path) -> None:
@@ -438,6 +596,7 @@ def test_entries_that_fit_nothing_are_told_in_a_sentence_and_the_others_are_ther
         "width": step.shape[1],
         "data": step.data,
         "crc": 0,
+        "step": 0,
         **changes,
     }
     if not changes.keys() & {"crc"} and isinstance(row["segment"], str) and isinstance(row["data"], bytes):

@@ -7,11 +7,12 @@ import time
 from dataclasses import dataclass
 
 from ..errors import MaskError
-from ..geometry import Plane, VolumeGeometry
+from ..geometry import VolumeGeometry
 from ..latency.events import Outcome
-from ..mask_codec import MaskEncoding, decode_mask, encode_mask
-from ..segmentation.journal import Journal, Row, State, Step
+from ..mask_codec import MaskEncoding, decode_mask
+from ..segmentation.journal import Journal, Row, State
 from ..segmentation.segmentation import Segmentation
+from ..sources.base import not_loaded
 from .request import Answer, ApplyRule, Request
 
 
@@ -56,7 +57,8 @@ class ApplySession:
     - It is dropped as a problem of the node, and settles nothing, when nobody is known to have asked for it: it is damaged
       or forged. SND_INF asks again for what is not settled.
 
-    Not thread-safe: one thread applies. The segmentations themselves may be read from others.
+    Segments are edited on the segmentations themselves; the journal keeps that too. Not thread-safe: one thread applies and
+    edits. The segmentations may be read from others.
     """
 
     def __init__(self, journal: Journal | None = None) -> None:
@@ -105,8 +107,12 @@ class ApplySession:
             self._segmentations[volume_uid] = known
             return ""
         self._segmentations[volume_uid] = segmentation = Segmentation(geometry)
-        rows = self._journal.rows(volume_uid) if self._journal else []
+        if self._journal is None:
+            return ""
+        rows = self._journal.rows(volume_uid)
         misfits = _replay(segmentation, rows)
+        # Whoever edits the segmentation from now on, it is kept.
+        segmentation.journal = self._journal.of(volume_uid)
         if not misfits:
             return ""
         self._journal.leave_out(list(misfits))
@@ -161,7 +167,9 @@ class ApplySession:
             return self._drop(error)
         try:
             mask = decode_mask(answer.data, answer.shape, answer.encoding)
-            segment = segmentation.apply(mask, key.plane, key.index, answer.segment or None)
+            # What is as the journal has it need not be packed again.
+            encoded = answer.data if answer.encoding == MaskEncoding.BITS_ZLIB else None
+            segmentation.apply(mask, key.plane, key.index, answer.segment or None, encoded)
         except MaskError as error:
             # The cycle of an answer that nobody is known to have asked for may be any number.
             if newest and answer.cycle <= newest.cycle:
@@ -170,27 +178,41 @@ class ApplySession:
         self._settle(answer)
         self.counts.applied += 1
         self.last_error = ""
-        if self._journal:
-            data = answer.data if answer.encoding == MaskEncoding.BITS_ZLIB else encode_mask(mask)
-            step = Step(segment, int(key.plane), key.index, answer.shape, data)
-            self._journal.apply(uid, step)
+        return Ending(Outcome.COMPLETED)
+
+    def apply_in_group(self, answer: Answer, group: str) -> Ending:
+        """Apply a mask that a task over the whole volume made, beside the clients' cycles: each task's masks are one undo.
+
+        group: names the run of the task, as in Segmentation.apply_in_group. DROPPED without a problem: the slice is frozen.
+        """
+        uid, key = answer.image.source, answer.image.key
+        segmentation = self._segmentations.get(uid)
+        try:
+            if segmentation is None:
+                raise MaskError(not_loaded(uid))
+            applied = segmentation.apply_in_group(
+                answer.mask, key.plane, key.index, answer.segment or None, group
+            )
+        except MaskError as error:
+            self.counts.refused += 1
+            self.last_error = str(error)
+            return Ending(Outcome.REFUSED, str(error))
+        if not applied:
+            return self._drop(
+                f"The {key} of {answer.segment or segmentation.active} is frozen.", is_problem=False
+            )
+        self.counts.applied += 1
         return Ending(Outcome.COMPLETED)
 
     def undo(self, volume_uid: str = "") -> bool:
-        """Take back the last change of a volume (empty: the one loaded last); False when there is none."""
-        uid = volume_uid or next(reversed(self._segmentations), "")
-        done = uid in self._segmentations and self._segmentations[uid].undo()
-        if done and self._journal:
-            self._journal.undo(uid)
-        return done
+        """Take back the last step of a volume (empty: the one loaded last); False when there is none."""
+        segmentation = self.segmentation(volume_uid)
+        return segmentation is not None and segmentation.undo()
 
     def redo(self, volume_uid: str = "") -> bool:
-        """Make the change of a volume again that was taken back last; False when there is none."""
-        uid = volume_uid or next(reversed(self._segmentations), "")
-        done = uid in self._segmentations and self._segmentations[uid].redo()
-        if done and self._journal:
-            self._journal.redo(uid)
-        return done
+        """Make the step of a volume again that was taken back last; False when there is none."""
+        segmentation = self.segmentation(volume_uid)
+        return segmentation is not None and segmentation.redo()
 
     def _wait(self, client_id: str) -> None:
         """From now on, if something is asked for and the client is not waiting already."""
@@ -217,25 +239,22 @@ class ApplySession:
 def _replay(segmentation: Segmentation, rows: list[Row]) -> dict[int, str]:
     """Bring a new segmentation to where the rows lead; by number, why a row could not be followed."""
     misfits: dict[int, str] = {}
-    undone = 0
+    undone: set[int] = set()
     for row in rows:
         try:
             if row.step is None:
                 raise MaskError("it is damaged.")
             if row.state == State.SEGMENT:
-                if row.step.segment not in {segment.name for segment in segmentation.segments()}:
-                    segmentation.add(row.step.segment)
+                segmentation.repeat_added(row.step)
                 continue
-            if not row.step.segment:
-                raise MaskError("it names no segment.")
-            mask = decode_mask(row.step.data, row.step.shape, MaskEncoding.BITS_ZLIB)
-            segmentation.apply(mask, Plane(row.step.plane), row.step.index, row.step.segment)
+            segmentation.repeat(row.step)
         except (MaskError, ValueError) as error:
             misfits[row.number] = str(error)
             continue
         if row.state == State.FIXED:
             segmentation.forget_changes()
-        undone += row.state == State.UNDONE
-    for _ in range(undone):
+        if row.state == State.UNDONE:
+            undone.add(row.step.group or row.number)
+    for _ in undone:
         segmentation.undo()
     return misfits

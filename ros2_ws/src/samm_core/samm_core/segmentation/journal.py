@@ -8,33 +8,43 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
 from ..errors import MaskError
-from .slice_edit import UNDO_STEPS
+from .segment_list import decode_list
 
 # "SAMM", in SQLite's header: whose database it is.
 _APPLICATION_ID = 0x53414D4D
 _MAGIC = b"SQLite format 3\0"
 # How long a process that was just killed may still hold the file.
 _BUSY_S = 2.0
-_TABLE = (
+# Of releases that knew no groups.
+_FORMER_TABLE = (
     "CREATE TABLE steps (id INTEGER PRIMARY KEY, volume_uid TEXT NOT NULL, state INTEGER NOT NULL, "
     "segment TEXT NOT NULL, plane INTEGER NOT NULL, slice INTEGER NOT NULL, height INTEGER NOT NULL, "
     "width INTEGER NOT NULL, data BLOB NOT NULL, crc INTEGER NOT NULL)"
 )
+_GROUP = "step INTEGER NOT NULL DEFAULT 0"
+# What SQLite makes of it when the column is added.
+_TABLE = f"{_FORMER_TABLE[:-1]}, {_GROUP})"
 _INDEX = "CREATE INDEX steps_by_slice ON steps (volume_uid, state, segment, plane, slice)"
-_COLUMNS = "id, volume_uid, state, segment, plane, slice, height, width, data, crc"
+_COLUMNS = "id, volume_uid, state, segment, plane, slice, height, width, data, crc, step"
 _ALL = f"SELECT {_COLUMNS} FROM steps ORDER BY id"
-_INSERT = f"INSERT INTO steps ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = f"INSERT INTO steps ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# Which step of undo a row is of: rows of a group share one number, that of the first of them.
+_STEP = "CASE step WHEN 0 THEN id ELSE step END"
+# In a row's plane: it is no mask but the list of all segments, their names, colours and frozen slices.
+LIST_PLANE = 3
+
+_OF_VOLUME = "volume_uid = ? AND state = ?"
 
 _Statement = tuple[str, tuple]
 
 
 class State(IntEnum):
-    """What a row is: the name of a segment; a mask too old to be undone, one done, one undone; what fits no volume."""
+    """What a row is: a segment that was added; what is too old to be undone, what is done, or undone; what fits no volume."""
 
     # One wrong bit makes none of these another: the checksum is of the step alone.
     SEGMENT = 0b00011
@@ -46,16 +56,23 @@ class State(IntEnum):
 
 @dataclass(frozen=True)
 class Step:
-    """A mask that was applied: all that a slice of a segment held then, (rows, columns) `shape`, `data` of encode_mask."""
+    """A mask that was applied: all that a slice of a segment held then, (rows, columns) `shape`, `data` of encode_mask.
+
+    segment: its key, the name that it had first, which is no other segment's of the volume. plane: LIST_PLANE for a list of
+    segments in `data`. group: 0 for what the user did; equal for what a task did in one step.
+    """
 
     segment: str
     plane: int = 0
     index: int = 0
     shape: tuple[int, int] = (0, 0)
     data: bytes = b""
+    group: int = 0
 
     def crc(self, volume_uid: str) -> int:
         numbers = f"{volume_uid}\0{self.segment}\0{self.plane} {self.index} {self.shape[0]} {self.shape[1]}\0"
+        if self.group:
+            numbers += f"{self.group}\0"
         return zlib.crc32(self.data, zlib.crc32(numbers.encode()))
 
 
@@ -69,14 +86,14 @@ class Row:
 
 
 class Journal:
-    """The history of each volume, in an SQLite database of one table, a transaction a step. Not thread-safe.
+    """The history of each volume, in an SQLite database of one table, a transaction a row. Not thread-safe.
 
-    A kill of this process loses no step that `apply`, `undo` or `redo` has returned from. The database is in WAL mode with
-    `synchronous = NORMAL`: after a power cut it is whole, but the steps of the last seconds, which the operating system
-    had not yet written, may be missing.
+    A kill of this process loses nothing that `add`, `apply`, `undo` or `redo` has returned from; of a group that was under way,
+    what was applied is one step. The database is in WAL mode with `synchronous = NORMAL`: after a power cut it is whole, but the
+    steps of the last seconds, which the operating system had not yet written, may be missing.
 
     The file is bounded by the volume, not by how long one works: of what is too old to be undone, only the last mask of
-    each slice and segment stays.
+    each slice and segment stays, and the last list of segments.
 
     What cannot be written, as the disk is full, is kept in memory, and `retry` writes it as soon as there is room; `error`
     says so meanwhile.
@@ -120,47 +137,76 @@ class Journal:
         """Rows that cannot be applied are not given again; they stay in the file."""
         self._change([("UPDATE steps SET state = ? WHERE id = ?", (State.LEFT_OUT, n)) for n in numbers])
 
-    def apply(self, volume_uid: str, step: Step) -> None:
-        """A mask was applied; what had been undone cannot be redone any more."""
-        where = "volume_uid = ? AND state = ?"
-        name = (
-            None,
-            volume_uid,
-            State.SEGMENT,
-            step.segment,
-            0,
-            0,
-            0,
-            0,
-            b"",
-            Step(step.segment).crc(volume_uid),
-        )
-        mask = (None, volume_uid, State.DONE, step.segment, step.plane, step.index, *step.shape, step.data)
-        beyond_undo = f"SELECT id FROM steps WHERE {where} ORDER BY id DESC LIMIT -1 OFFSET {UNDO_STEPS}"
-        done = (volume_uid, State.DONE)
-        named = f"SELECT 1 FROM steps WHERE {where} AND segment = ?"
-        statements: list[_Statement] = [(f"DELETE FROM steps WHERE {where}", (volume_uid, State.UNDONE))]
-        if not self._memory.execute(named, (volume_uid, State.SEGMENT, step.segment)).fetchone():
-            statements.append((_INSERT, name))
-        statements += [
-            (_INSERT, (*mask, step.crc(volume_uid))),
-            # What such a slice of the segment held before is seen nowhere any more.
+    def of(self, volume_uid: str) -> VolumeJournal:
+        """For a volume's segmentation to write to."""
+        return VolumeJournal(self, volume_uid)
+
+    def add(self, volume_uid: str, step: Step) -> None:
+        """A segment was added, step.segment; it is no step of undo."""
+        self._change([_insert(volume_uid, State.SEGMENT, step)])
+
+    def apply(
+        self, volume_uid: str, step: Step, grouped: bool = False, joins: bool = False, drops: bool = False
+    ) -> None:
+        """A mask was applied, or the list of segments changed; what had been undone cannot be redone any more.
+
+        grouped: by a group; joins: to the newest step, which is the group's. drops: the oldest step can be undone no more.
+        The step's own group is not read.
+        """
+        if grouped:
+            step = replace(step, group=self._group(volume_uid, joins))
+        done = _insert(volume_uid, State.DONE, step)
+        undone = (f"DELETE FROM steps WHERE {_OF_VOLUME}", (volume_uid, State.UNDONE))
+        self._change([undone, *(self._fix(volume_uid) if drops else []), done])
+
+    def _group(self, volume_uid: str, joins: bool) -> int:
+        """The number of the newest step, or one for a new step."""
+        newest = f"SELECT step FROM steps WHERE {_OF_VOLUME} ORDER BY id DESC LIMIT 1"
+        # The id that its first row gets, once what was undone is deleted.
+        new = f"SELECT ifnull(max(id), 0) + 1 FROM steps WHERE NOT ({_OF_VOLUME})"
+        query, state = (newest, State.DONE) if joins else (new, State.UNDONE)
+        return self._memory.execute(query, (volume_uid, state)).fetchone()[0]
+
+    def _fix(self, volume_uid: str) -> list[_Statement]:
+        """The oldest step stays for good; and what stood in its place is seen nowhere any more."""
+        of_done, of_fixed = (volume_uid, State.DONE), (volume_uid, State.FIXED)
+        oldest = f"SELECT min({_STEP}) FROM steps WHERE {_OF_VOLUME}"
+        old = self._memory.execute(
+            f"SELECT id, plane, data FROM steps WHERE {_OF_VOLUME} AND {_STEP} = ({oldest}) ORDER BY id",
+            (*of_done, *of_done),
+        ).fetchall()
+        if not old:
+            return []
+        first, last = old[0][0], old[-1][0]
+        statements: list[_Statement] = [
+            (
+                f"UPDATE steps SET state = ? WHERE {_OF_VOLUME} AND id <= ?",
+                (State.FIXED, *of_done, last),
+            ),
             (
                 "DELETE FROM steps WHERE id IN (SELECT old.id FROM steps new JOIN steps old USING "
-                f"(volume_uid, segment, plane, slice) WHERE new.id IN ({beyond_undo}) "
-                "AND old.id < new.id AND old.state = ?)",
-                (*done, State.FIXED),
+                "(volume_uid, state, segment, plane, slice) WHERE volume_uid = ? AND state = ? AND new.id >= ? AND old.id < new.id)",
+                (*of_fixed, first),
             ),
-            (f"UPDATE steps SET state = ? WHERE id IN ({beyond_undo})", (State.FIXED, *done)),
         ]
-        self._change(statements)
+        lists = [(number, data) for number, plane, data in old if plane == LIST_PLANE]
+        for number, data in lists[-1:]:
+            # Segments that the list lacks are removed for good.
+            keys = tuple(decode_list(data))
+            statements.append(
+                (
+                    f"DELETE FROM steps WHERE volume_uid = ? AND state IN (?, ?) AND id < ? AND segment NOT IN (?{', ?' * len(keys)})",
+                    (volume_uid, State.FIXED, State.SEGMENT, number, "", *keys),
+                )
+            )
+        return statements
 
     def undo(self, volume_uid: str) -> None:
-        """The last mask that was done was undone."""
+        """The last step that was done was undone."""
         self._turn(volume_uid, "max", State.DONE, State.UNDONE)
 
     def redo(self, volume_uid: str) -> None:
-        """The first mask that was undone was done again."""
+        """The first step that was undone was done again."""
         self._turn(volume_uid, "min", State.UNDONE, State.DONE)
 
     def retry(self) -> None:
@@ -177,8 +223,10 @@ class Journal:
         self._file.close()
 
     def _turn(self, volume_uid: str, which: str, old: State, new: State) -> None:
-        one = f"SELECT {which}(id) FROM steps WHERE volume_uid = ? AND state = ?"
-        self._change([(f"UPDATE steps SET state = ? WHERE id = ({one})", (new, volume_uid, old))])
+        """Change the state of the first or last step of a state."""
+        one = f"SELECT {which}({_STEP}) FROM steps WHERE {_OF_VOLUME}"
+        values = (new, volume_uid, old, volume_uid, old)
+        self._change([(f"UPDATE steps SET state = ? WHERE {_OF_VOLUME} AND {_STEP} = ({one})", values)])
 
     def _change(self, statements: list[_Statement]) -> None:
         _transaction(self._memory, statements)
@@ -227,6 +275,31 @@ class Journal:
 
     def _has_table(self) -> bool:
         return bool(self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+
+
+@dataclass(frozen=True)
+class VolumeJournal:
+    """A journal's part for one volume: what its segmentation writes to."""
+
+    journal: Journal
+    volume_uid: str
+
+    def add(self, step: Step) -> None:
+        self.journal.add(self.volume_uid, step)
+
+    def apply(self, step: Step, grouped: bool = False, joins: bool = False, drops: bool = False) -> None:
+        self.journal.apply(self.volume_uid, step, grouped, joins, drops)
+
+    def undo(self) -> None:
+        self.journal.undo(self.volume_uid)
+
+    def redo(self) -> None:
+        self.journal.redo(self.volume_uid)
+
+
+def _insert(volume_uid: str, state: State, step: Step) -> _Statement:
+    place = (step.segment, step.plane, step.index, *step.shape, step.data)
+    return _INSERT, (None, volume_uid, state, *place, step.crc(volume_uid), step.group)
 
 
 def _connect(path: Path | str) -> sqlite3.Connection:
@@ -280,11 +353,13 @@ def _read(file: sqlite3.Connection) -> list[tuple]:
         return []
     _transaction(file, ())
     (owner,) = file.execute("PRAGMA application_id").fetchone()
-    if owner != _APPLICATION_ID or tables != [_TABLE, _INDEX]:
+    if owner != _APPLICATION_ID or tables not in ([_TABLE, _INDEX], [_FORMER_TABLE, _INDEX]):
         raise sqlite3.OperationalError("it is the database of another program or version")
     (verdict,) = file.execute("PRAGMA integrity_check(1)").fetchone()
     if verdict != "ok":
         raise sqlite3.DatabaseError(verdict.splitlines()[-1])
+    if tables == [_FORMER_TABLE, _INDEX]:
+        file.execute(f"ALTER TABLE steps ADD COLUMN {_GROUP}")
     return file.execute(_ALL).fetchall()
 
 
@@ -292,21 +367,23 @@ def _salvage(file: sqlite3.Connection) -> list[tuple]:
     """The whole rows of a damaged file, as far as SQLite gets."""
     rows = {}
     with contextlib.suppress(sqlite3.Error):
-        for values in file.execute(f"SELECT {_COLUMNS} FROM steps"):
+        for found in file.execute("SELECT * FROM steps"):
+            # A former release's have no group.
+            values = (*found, 0)[:11]
             if _row(values).step:
                 rows[values[0]] = values
     return [rows[number] for number in sorted(rows)]
 
 
 def _row(values: tuple) -> Row:
-    number, volume_uid, state, segment, plane, index, height, width, data, crc = values
+    number, volume_uid, state, segment, plane, index, height, width, data, crc, group = values
     whole = (
-        all(isinstance(value, int) for value in (number, state, plane, index, height, width, crc))
+        all(isinstance(value, int) for value in (number, state, plane, index, height, width, crc, group))
         and all(isinstance(value, str) for value in (volume_uid, segment))
         and isinstance(data, bytes)
         and state in tuple(State)
     )
-    step = Step(segment, plane, index, (height, width), data) if whole else None
+    step = Step(segment, plane, index, (height, width), data, group) if whole else None
     if step is None or step.crc(volume_uid) != crc:
         return Row(number, State(state) if state in tuple(State) else State.DONE, None)
     return Row(number, State(state), step)

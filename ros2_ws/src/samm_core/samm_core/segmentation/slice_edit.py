@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,8 @@ UNDO_STEPS = 200
 
 @dataclass(frozen=True)
 class SavedPixels:
-    """The pixels inside a box of a slice. box: y0, y1, x0, x1, ends excluded. packed: 8 pixels in a byte, by rows."""
+    """The pixels inside a box of a slice. box: y0, y1, x0, x1, ends excluded. packed: 8 pixels in a byte, by rows, then zlib:
+    undo holds whole volumes of them."""
 
     box: tuple[int, int, int, int]
     packed: bytes
@@ -21,13 +23,13 @@ class SavedPixels:
     @classmethod
     def of(cls, pixels: np.ndarray, box: tuple[int, int, int, int]) -> SavedPixels:
         """pixels: (y1 − y0, x1 − x0) bool, those inside the box."""
-        return cls(box, np.packbits(pixels).tobytes())
+        return cls(box, zlib.compress(np.packbits(pixels).tobytes(), 1))
 
     def unpack(self) -> np.ndarray:
         """(y1 − y0, x1 − x0) bool."""
         y0, y1, x0, x1 = self.box
         shape = (y1 - y0, x1 - x0)
-        bits = np.unpackbits(np.frombuffer(self.packed, np.uint8), count=shape[0] * shape[1])
+        bits = np.unpackbits(np.frombuffer(zlib.decompress(self.packed), np.uint8), count=shape[0] * shape[1])
         return bits.reshape(shape).astype(bool)
 
 

@@ -53,6 +53,13 @@ def read_nifti_bytes(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return voxels.reshape(sides), np.vstack([header["srow"].astype(np.float64), (0, 0, 0, 1)])
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file and read it back. Raises OSError where the disk does not hold what was written."""
+    path.write_bytes(content)
+    if path.read_bytes() != content:
+        raise OSError(0, "it does not read back as it was written")
+
+
 def require_same(
     path: Path, voxels: np.ndarray, geometry: VolumeGeometry, saved: np.ndarray, placement: np.ndarray
 ) -> None:
