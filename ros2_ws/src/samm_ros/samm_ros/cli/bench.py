@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 HELP = (
-    "measure: --prompts a model on volumes with labels; --encoder, --decoder, --cache, --memory, --startup this machine; "
+    "measure: --prompts, --volumes a model on volumes with labels; --encoder, --decoder, --cache, --memory, --startup this machine; "
     "none of them: a race of whole cycles"
 )
 
@@ -22,6 +22,8 @@ _BENCHMARKS = {
     "memory": "the server's memory while a volume is embedded in full, at 16 and 8 bits a value",
     "startup": "from a process's start to its first mask, and the memory it takes",
 }
+# These take a folder.
+_JUDGES = ("prompts", "volumes")
 _DEFAULT = "race"
 
 
@@ -37,8 +39,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=Path(),
         help="simulated clicks and boxes on the volumes with labels in a folder (default: this one): Dice by structure",
     )
+    choice.add_argument(
+        "--volumes",
+        metavar="FOLDER",
+        type=Path,
+        nargs="?",
+        const=Path(),
+        help="whole structures from one simulated mark, on the same volumes: Dice in 3-D by structure",
+    )
     parser.set_defaults(benchmark=_DEFAULT)
-    judged = parser.add_argument_group("of --prompts")
+    judged = parser.add_argument_group("of --prompts and --volumes")
     judged.add_argument("--model", default="lite_medsam", help="model (default: lite_medsam)")
     judged.add_argument("--checkpoint", help="file of its weights (default: the published one)")
     judged.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
@@ -50,7 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """The benchmark's own status."""
-    return _module("prompts" if args.prompts is not None else args.benchmark).main(args)
+    for name in _JUDGES:
+        if getattr(args, name) is not None:
+            return _module(name).main(args)
+    return _module(args.benchmark).main(args)
 
 
 def _module(name: str) -> ModuleType:
