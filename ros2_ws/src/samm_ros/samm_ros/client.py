@@ -17,19 +17,22 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rclpy
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point, Vector3
 from rclpy.action import ActionClient
 from rclpy.client import Client
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.task import Future
 from samm_msgs import msg
-from samm_msgs.action import EmbedVolume
-from samm_msgs.srv import LoadVolume, SaveSegmentation, UndoChange
+from samm_msgs.action import EmbedVolume, SegmentVolume
+from samm_msgs.srv import EditSegments, LoadVolume, SaveSegmentation, UndoChange
 
 from samm_core.cycle.pending import CycleProgress, PendingPrompts
 from samm_core.cycle.request import STILL_WAITING, Answer, ClientPrompt
@@ -83,7 +86,9 @@ class GraphClient:
         self._save = self._node.create_client(SaveSegmentation, topics.SAVE_SEGMENTATION)
         self._undo = self._node.create_client(UndoChange, topics.UNDO)
         self._redo = self._node.create_client(UndoChange, topics.REDO)
+        self._edit = self._node.create_client(EditSegments, topics.EDIT_SEGMENTS)
         self._embed = ActionClient(self._node, EmbedVolume, topics.EMBED_VOLUME)
+        self._segment = ActionClient(self._node, SegmentVolume, topics.SEGMENT_VOLUME)
         subscribe = self._node.create_subscription
         subscribe(msg.SliceMask, topics.RECEIVED_MASKS, self._on_answer, topics.OF_ALL_CLIENTS)
         subscribe(msg.TaskEvent, topics.TASK_EVENTS, self._on_event, topics.EVENTS)
@@ -169,6 +174,15 @@ class GraphClient:
         """Make the change again that was taken back last. Raises MaskError when there is none."""
         self._change(self._redo)
 
+    def edit_segments(self, edit: int, segment: str = "", **fields: object) -> None:
+        """Rename, recolour, remove, reorder, freeze: as EditSegments.srv says. Raises MaskError for what cannot be."""
+        request = EditSegments.Request(edit=edit, segment=segment, volume_uid=self._uid, **fields)
+        self._wait(self._edit.wait_for_service(60.0), self._edit.srv_name)
+        # Made once, as undo is.
+        response = self._result(self._edit.call_async(request), 60.0)
+        if not response.success:
+            raise MaskError(response.message)
+
     def _change(self, client: Client) -> None:
         self._wait(client.wait_for_service(60.0), client.srv_name)
         # Made once: a second request would take back a second change.
@@ -179,6 +193,106 @@ class GraphClient:
     @property
     def _uid(self) -> str:
         return self.volume.uid if self.volume else ""
+
+    def propagate(
+        self,
+        marks: Sequence[Prompt | Answer],
+        segment: str = "",
+        first: int = 0,
+        last: int = -1,
+        frozen: Sequence[int] = (),
+        on_slice: Callable[[Answer], bool | None] = lambda answer: None,
+        timeout_s: float = 600.0,
+    ) -> SegmentVolume.Result:
+        """Carry marked slices both ways through the volume, each until the structure ends; all of it is one undo step.
+
+        marks: one per marked slice, in one plane: a prompt, or an answer, whose mask is then kept as it is. first, last: the slices to segment; -1: to the volume's end. frozen:
+        slices that are not written. on_slice is called with each mask as it comes, on another thread; it returns False to
+        cancel, which keeps what is done.
+
+        Returns when all is applied; `stopped` says where and why each side stopped. Raises PromptError when refused.
+        """
+        prompts = [each for each in marks if isinstance(each, Prompt)]
+        answers = [each for each in marks if isinstance(each, Answer)]
+        planes = [each.plane for each in prompts] + [each.image.key.plane for each in answers]
+        goal = SegmentVolume.Goal(
+            task=SegmentVolume.Goal.PROPAGATE,
+            client_id=self.client_id,
+            segment=segment,
+            volume_uid=self._uid,
+            plane=int(next(iter(planes), Plane.AXIAL)),
+            first=first,
+            last=last,
+            prompts=[conversions.prompt_to_msg(ClientPrompt.of(each)) for each in prompts],
+            masks=[conversions.answer_to_msg(each, 0, Time()) for each in answers],
+            frozen=list(frozen),
+        )
+        return self.segment_volume(goal, on_slice, timeout_s)
+
+    def segment_box(
+        self,
+        corner_ras: Sequence[float],
+        opposite_ras: Sequence[float],
+        segment: str = "",
+        plane: Plane = Plane.AXIAL,
+        on_slice: Callable[[Answer], bool | None] = lambda answer: None,
+        timeout_s: float = 600.0,
+    ) -> SegmentVolume.Result:
+        """Segment what a box holds, given by two opposite corners in RAS millimetres, on the slices of a plane."""
+        low, high = np.minimum(corner_ras, opposite_ras), np.maximum(corner_ras, opposite_ras)
+        x, y, z = ((low + high) / 2).tolist()
+        goal = SegmentVolume.Goal(
+            task=SegmentVolume.Goal.BOX,
+            client_id=self.client_id,
+            segment=segment,
+            volume_uid=self._uid,
+            plane=int(plane),
+            last=-1,
+            box_centre=Point(x=x, y=y, z=z),
+            box_size=Vector3(**dict(zip("xyz", (high - low).tolist(), strict=True))),
+        )
+        return self.segment_volume(goal, on_slice, timeout_s)
+
+    def segment_everything(
+        self, plane: Plane, index: int, name: str = "auto", timeout_s: float = 600.0
+    ) -> SegmentVolume.Result:
+        """Segment everything on one slice, each thing as a segment whose name begins with `name`; the largest is 1."""
+        goal = SegmentVolume.Goal(
+            task=SegmentVolume.Goal.AUTOMATIC,
+            client_id=self.client_id,
+            segment=name,
+            volume_uid=self._uid,
+            plane=int(plane),
+            first=index,
+        )
+        return self.segment_volume(goal, timeout_s=timeout_s)
+
+    def segment_volume(
+        self,
+        goal: SegmentVolume.Goal,
+        on_slice: Callable[[Answer], bool | None] = lambda answer: None,
+        timeout_s: float = 600.0,
+    ) -> SegmentVolume.Result:
+        """Run any task of SegmentVolume; see propagate."""
+        self._wait(self._segment.wait_for_server(timeout_s), "the action segment_volume")
+
+        def on_feedback(feedback: SegmentVolume.Feedback) -> None:
+            # What is only told to be under way has no mask.
+            if feedback.mask.client_id and on_slice(conversions.answer_from_msg(feedback.mask)) is False:
+                sent.cancel()
+
+        sent = Goal(self._node, self._segment, goal, on_feedback)
+        result = self._result(sent.ended, timeout_s)
+        if result is None:
+            raise PromptError("The server does not take tasks now; see its log.")
+        if not (result.success or result.slices):
+            raise PromptError(result.message)
+        self.wait_for(
+            lambda: self.segmentation is not None and result.id in self.segmentation.ended_tasks,
+            "the masks to be applied",
+            timeout_s,
+        )
+        return result
 
     def embed(
         self, planes: list[Plane], on_status: Callable[[msg.EmbeddingStatus], None], limit_s: float

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import struct
 from array import array
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point
 from samm_msgs import msg
+from samm_msgs.srv import EditSegments
 
 from samm_core.cycle.pending import CycleProgress
 from samm_core.cycle.request import SLICE_FROM_POSITION, Answer, ClientPrompt, Request, crc32_of_parts
@@ -21,6 +23,7 @@ from samm_core.geometry import Plane, VolumeGeometry
 from samm_core.latency.events import TaskEvent
 from samm_core.mask_codec import MaskEncoding
 from samm_core.prompts import MAX_POINTS, PixelPrompt, Prompt
+from samm_core.segmentation.segmentation import Segmentation
 from samm_core.sources.base import ImageId, SliceKey
 from samm_core.sources.volume import LoadedVolume
 from samm_core.sources.window import Window
@@ -131,6 +134,26 @@ def prompt_from_msg(message: msg.Prompt, client_id: str = "", came_ns: int = 0) 
 def cycles_from_msg(message: msg.SegmentationStatus) -> dict[str, CycleProgress]:
     """By client, how far its cycles have come."""
     return {c.client_id: CycleProgress(c.requested, c.settled, c.error) for c in message.clients}
+
+
+def edit_segments(segmentation: Segmentation, request: EditSegments.Request) -> None:
+    """Make the change that `request` says. Raises MaskError or PromptError for one that cannot be, and changes nothing."""
+    name, color = request.segment, (request.color.r, request.color.g, request.color.b)
+    edits: dict[int, Callable[[], None]] = {
+        EditSegments.Request.RENAME: lambda: segmentation.rename(name, request.new_name),
+        EditSegments.Request.RECOLOR: lambda: segmentation.recolor(name, color),
+        EditSegments.Request.REMOVE: lambda: segmentation.remove(name),
+        EditSegments.Request.REORDER: lambda: segmentation.reorder(list(request.order)),
+        EditSegments.Request.FREEZE: lambda: segmentation.freeze(
+            name, plane_from_msg(request.plane), request.index
+        ),
+        EditSegments.Request.UNFREEZE: lambda: segmentation.unfreeze(
+            name, plane_from_msg(request.plane), request.index
+        ),
+    }
+    if request.edit not in edits:
+        raise MaskError(f"There is no edit {request.edit}; give 0 to {max(edits)}, as EditSegments.srv says.")
+    edits[request.edit]()
 
 
 def request_to_msg(request: Request, sequence: int, stamp: Time) -> msg.SliceRequest:

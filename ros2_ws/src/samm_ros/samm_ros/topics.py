@@ -14,6 +14,7 @@ SLICE_REQUESTS = "slice_requests"
 ACCEPTED_REQUESTS = "accepted_requests"
 MASKS = "masks"
 RECEIVED_MASKS = "received_masks"
+TASK_MASKS = "task_masks"
 OVERLAY = "overlay"
 EMBEDDING_REQUESTS = "embedding_requests"
 EMBEDDINGS = "embeddings"
@@ -30,8 +31,10 @@ LOAD_VOLUME = "load_volume"
 SELECT_MODEL = "select_model"
 UNDO = "undo"
 REDO = "redo"
+EDIT_SEGMENTS = "edit_segments"
 SAVE_SEGMENTATION = "save_segmentation"
 EMBED_VOLUME = "embed_volume"
+SEGMENT_VOLUME = "segment_volume"
 
 # The cycle, of one client: the newest wins and nothing queues; SND_INF sends again what got no answer.
 NEWEST = QoSProfile(
@@ -54,6 +57,13 @@ EMBEDDING = QoSProfile(
     durability=DurabilityPolicy.VOLATILE,
     history=HistoryPolicy.KEEP_LAST,
     depth=8,
+)
+# The masks of whole-volume tasks: every one, however long APL_MSK takes.
+TASKS = QoSProfile(
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+    history=HistoryPolicy.KEEP_LAST,
+    depth=2000,
 )
 # State: a late joiner sees it.
 LATCHED = QoSProfile(

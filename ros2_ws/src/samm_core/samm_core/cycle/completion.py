@@ -84,7 +84,7 @@ class CompletionLoop:
         self._ready: dict[str, Future[EncodedSlice]] = {}
         # By client, the cycle that was dropped last, since when it is, and whether its client was told.
         self._not_ready: dict[str, tuple[int, float, bool]] = {}
-        self._closed = False
+        self._closed = self._decodes = False
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="completion", daemon=True)
         self._thread.start()
@@ -116,6 +116,11 @@ class CompletionLoop:
         client.embedding = self._source.request(request.image)
         client.embedding_hit = client.embedding.done()
         client.embedding.add_done_callback(lambda future: self._embedded(client, future))
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request whose slice is embedded waits, or is being decoded."""
+        return bool(self._ready) or self._decodes
 
     def close(self) -> None:
         """End the thread after the request under way."""
@@ -150,9 +155,11 @@ class CompletionLoop:
     def _run(self) -> None:
         while True:
             with self._wake:
+                self._decodes = False
                 self._wake.wait_for(lambda: self._ready or self._closed)
                 if self._closed:
                     return
+                self._decodes = True
                 together = {self._clients[c]: self._ready.pop(c) for c in self._next()}
                 for client in together:
                     client.taken = True

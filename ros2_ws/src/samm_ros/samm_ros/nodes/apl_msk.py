@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """APL_MSK, apply mask: writes a received mask into the segmentation of its volume.
 
-In:   received_masks, slice_requests (SliceMask, SliceRequest, newest), volumes (VolumeList, latched)
+In:   received_masks, slice_requests (SliceMask, SliceRequest, newest), task_masks (TaskMask, all), volumes (latched)
 Out:  segmentation_status (latched), overlay (sensor_msgs/Image, newest), task_events
-Services: undo, redo (UndoChange), save_segmentation
+Services: undo, redo (UndoChange), edit_segments, save_segmentation
 Parameters: stale_after and overlay, which can be set while it runs; journal, trace
 
 ROS time is for stamps alone: what is stale is told, and the journal retried, on a steady clock.
@@ -15,6 +15,7 @@ import contextlib
 import functools
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
 from rclpy.clock import Clock, ClockType
@@ -25,10 +26,11 @@ from samm_msgs.msg import (
     SegmentationStatus,
     SliceMask,
     SliceRequest,
+    TaskMask,
     VolumeList,
     VolumeSegmentation,
 )
-from samm_msgs.srv import SaveSegmentation, UndoChange
+from samm_msgs.srv import EditSegments, SaveSegmentation, UndoChange
 from sensor_msgs.msg import Image
 from std_msgs.msg import ColorRGBA, Header
 
@@ -54,6 +56,8 @@ STATUS_PERIOD_S = 0.1
 JOURNAL_RETRY_S = 1.0
 # Volumes whose voxels are kept for the overlay: two clients may take turns.
 MAX_BACKGROUNDS = 2
+# Whole-volume tasks whose end is told, the newest ones.
+ENDED_TASKS = 16
 
 
 class AplMsk(Node):
@@ -87,6 +91,7 @@ class AplMsk(Node):
         # All that were loaded, by uid: nothing is saved over what they were read from.
         self._volumes: dict[str, LoadedVolume] = {}
         self._newest: ImageId | None = None
+        self._ended_tasks: deque[str] = deque(maxlen=ENDED_TASKS)
         # What the overlay is drawn over, by uid; of which volumes there is none; and whether one is being read.
         self._backgrounds: dict[str, Volume] = {}
         self._unreadable: set[str] = set()
@@ -98,8 +103,10 @@ class AplMsk(Node):
         self.create_subscription(VolumeList, topics.VOLUMES, self._on_volumes, topics.LATCHED)
         DirectSubscription(self, SliceRequest, topics.SLICE_REQUESTS, self._on_request, topics.OF_ALL_CLIENTS)
         DirectSubscription(self, SliceMask, topics.RECEIVED_MASKS, self._on_answer, topics.OF_ALL_CLIENTS)
+        DirectSubscription(self, TaskMask, topics.TASK_MASKS, self._on_task_mask, topics.TASKS)
         self.create_service(UndoChange, topics.UNDO, self._on_undo)
         self.create_service(UndoChange, topics.REDO, self._on_redo)
+        self.create_service(EditSegments, topics.EDIT_SEGMENTS, self._on_edit)
         self.create_service(SaveSegmentation, topics.SAVE_SEGMENTATION, self._on_save)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(STATUS_PERIOD_S, self._report, clock=steady)
@@ -194,6 +201,27 @@ class AplMsk(Node):
         elif ending.is_problem:
             self._diagnostics.problem(ending.why)
 
+    @exclusive
+    def _on_task_mask(self, message: TaskMask) -> None:
+        """One slice of a whole-volume task, or its end."""
+        if message.ended:
+            self._ended_tasks.append(message.id)
+            return
+        started_ns = time.monotonic_ns()
+        try:
+            answer = conversions.answer_from_msg(message.mask)
+        except MaskError as error:
+            self._diagnostics.problem(str(error))
+            return
+        ending = self._session.apply_in_group(answer, message.id)
+        self._trace(answer, started_ns, ending.outcome)
+        self._diagnostics.count(ending.outcome.name.lower())
+        if ending.outcome == Outcome.COMPLETED:
+            self._newest = answer.image
+            self._draw(stale=False)
+        elif ending.is_problem:
+            self._diagnostics.problem(ending.why)
+
     def _trace(self, answer: Answer, started_ns: int, outcome: Outcome) -> None:
         self._tracer.ended(answer, started_ns, time.monotonic_ns(), outcome)
 
@@ -208,6 +236,21 @@ class AplMsk(Node):
     def _on_redo(self, request: UndoChange.Request, response: UndoChange.Response) -> UndoChange.Response:
         response.success = self._session.redo(request.volume_uid)
         response.message = "" if response.success else "There is nothing to redo."
+        self._draw(stale=False)
+        return response
+
+    @exclusive
+    def _on_edit(
+        self, request: EditSegments.Request, response: EditSegments.Response
+    ) -> EditSegments.Response:
+        try:
+            segmentation = self._session.segmentation(request.volume_uid)
+            if segmentation is None:
+                raise MaskError("There are no segments to change; load a volume first.")
+            conversions.edit_segments(segmentation, request)
+            response.success = True
+        except SammError as error:
+            response.message = str(error)
         self._draw(stale=False)
         return response
 
@@ -258,6 +301,7 @@ class AplMsk(Node):
                 for client_id, client in session.clients().items()
             ],
             stale=session.stale(self._stale_after),
+            ended_tasks=list(self._ended_tasks),
             applied=session.counts.applied,
             refused=session.counts.refused,
             dropped=session.counts.dropped,

@@ -58,6 +58,11 @@ class CplInf(LifecycleNode):
             self._loop.close()
             self._loop = None
 
+    def is_prompted(self) -> bool:
+        """Whether a prompt waits for the decoder, or is being decoded."""
+        loop = self._loop
+        return loop is not None and loop.is_busy
+
     def transition_failed(self, sentence: str) -> None:
         self._diagnostics.failing(sentence)
 

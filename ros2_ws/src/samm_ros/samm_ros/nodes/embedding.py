@@ -41,6 +41,7 @@ from ..support import parameters, process
 from ..support.diagnostics import Diagnostics
 from ..support.lifecycle import LifecycleNode
 from ..support.publishing import stamped
+from .segment_volume import SegmentVolumeNode
 
 STATUS_PERIOD_S = 0.2
 # How long goals may take to be aborted, and a slice under way may be waited for when the node ends.
@@ -472,6 +473,7 @@ class EmbeddingNode(LifecycleNode):
 def main() -> None:
     with process.ros_with_model():
         node = EmbeddingNode()
-        with process.spinning_aside(node):
+        segment_volume = SegmentVolumeNode(node.engine)
+        with process.spinning_aside(node), process.spinning_aside(segment_volume):
             process.autostart(node)
             process.spin()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server's three nodes in one process: CPL_INF reads an embedding where the encoder left it, on the GPU."""
+"""The server's nodes in one process: CPL_INF and segment_volume read an embedding where the encoder left it, on the GPU."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from ..support import process
 from .cpl_inf import CplInf
 from .embedding import EmbeddingNode
 from .rcv_inf import RcvInf
+from .segment_volume import SegmentVolumeNode
 
 
 def main() -> None:
     with process.ros_with_model():
         embedding = EmbeddingNode()
         rcv_inf, cpl_inf = RcvInf(), CplInf(lambda node: embedding.engine)
+        segment_volume = SegmentVolumeNode(embedding.engine, cpl_inf.is_prompted)
         # Loading and embedding take seconds and minutes; on threads of their own they delay no request.
-        with process.spinning_aside(embedding):
+        with process.spinning_aside(embedding), process.spinning_aside(segment_volume):
             # The model last: it takes seconds, and meanwhile the others can say what is missing.
             process.autostart(rcv_inf, cpl_inf, embedding)
             process.spin(rcv_inf, cpl_inf)

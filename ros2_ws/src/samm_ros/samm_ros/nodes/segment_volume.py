@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Segments whole structures: the action segment_volume, beside the encoder whose embeddings it decodes.
+
+Out:    task_masks (TaskMask), task_events
+Action: segment_volume
+Parameters: trace
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Iterator
+
+from rclpy.action import ActionServer, CancelResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.node import Node
+from samm_msgs.action import SegmentVolume
+from samm_msgs.msg import TaskMask
+
+from samm_core.cycle.request import Answer, CycleCounter
+from samm_core.embedding.engine import EmbeddingEngine
+from samm_core.errors import NotReadyError, PromptError, SammError
+from samm_core.latency.events import Task
+from samm_core.mask_codec import encode_mask
+from samm_core.sources.base import ImageId, SliceKey, not_loaded
+from samm_core.sources.volume import Volume
+from samm_core.tasks.automatic import Progress
+from samm_core.tasks.propagation import Stopped
+from samm_core.tasks.volume_task import SegmentedSlice, segment
+
+from .. import conversions, topics
+from ..support.diagnostics import Diagnostics
+from ..support.tracing import TaskTracer
+from ..support.volume_tasks import volume_request_from_msg
+
+# Prompts on single slices go first. A drag that never rests must not stop a task for good.
+MAKE_WAY_S = 0.25
+LOOK_AGAIN_S = 0.002
+
+
+class SegmentVolumeNode(Node):
+    """Each goal runs in a thread of the executor: spin it aside of nodes that answer prompts.
+
+    engine: of the embedding node in this process. is_prompted: whether a prompt waits for the decoder.
+    """
+
+    def __init__(self, engine: EmbeddingEngine, is_prompted: Callable[[], bool] = lambda: False) -> None:
+        super().__init__("segment_volume")
+        self._engine, self._is_prompted = engine, is_prompted
+        self._cycles = CycleCounter()
+        self._diagnostics = Diagnostics(self)
+        self._tracer = TaskTracer(self, Task.CPL_INF)
+        self._masks = self.create_publisher(TaskMask, topics.TASK_MASKS, topics.TASKS)
+        self._action = ActionServer(
+            self,
+            SegmentVolume,
+            topics.SEGMENT_VOLUME,
+            self._run,
+            callback_group=ReentrantCallbackGroup(),
+            cancel_callback=lambda goal: CancelResponse.ACCEPT,
+        )
+
+    def destroy_node(self) -> None:
+        self._action.destroy()
+        super().destroy_node()
+
+    def _run(self, goal: ServerGoalHandle) -> SegmentVolume.Result:
+        started, result = time.monotonic(), SegmentVolume.Result(id=uuid.uuid4().hex)
+        publisher = _TaskPublisher(self._masks.publish, result.id)
+        try:
+            volume = self._volume(goal.request.volume_uid)
+            request = volume_request_from_msg(goal.request, volume.geometry)
+            if self._engine.model is None or self._engine.is_suspended:
+                raise NotReadyError(
+                    "The server has no model at work; see model_info, or activate the embedding node."
+                )
+            found = segment(request, volume, self._engine.model, self._engine.request, self._make_way)
+            with contextlib.closing(found):
+                self._follow(goal, volume, found, publisher, result)
+        except SammError as error:
+            result.message = str(error)
+            self._diagnostics.problem(result.message)
+        finally:
+            # Also where it fails: what was sent is one step of undo, and the step is over.
+            publisher.end()
+        result.seconds = time.monotonic() - started
+        if goal.is_cancel_requested:
+            goal.canceled()
+        elif result.message:
+            goal.abort()
+        else:
+            result.success = True
+            goal.succeed()
+            self._diagnostics.solved()
+        return result
+
+    def _follow(
+        self,
+        goal: ServerGoalHandle,
+        volume: Volume,
+        found: Iterator[SegmentedSlice | Stopped | Progress],
+        publisher: _TaskPublisher,
+        result: SegmentVolume.Result,
+    ) -> None:
+        """Send each mask as it comes, until the task ends or nobody wants more."""
+        began_ns = time.monotonic_ns()
+        written: set[tuple[str, int]] = set()
+        for each in found:
+            if isinstance(each, Stopped):
+                result.stopped.append(str(each))
+                continue
+            if isinstance(each, Progress):
+                feedback = SegmentVolume.Feedback(done=each.done, total=each.total)
+            else:
+                answer = self._answer(goal.request.client_id, volume, each)
+                mask = conversions.answer_to_msg(
+                    answer, publisher.number + 1, self.get_clock().now().to_msg()
+                )
+                mask.header.frame_id = topics.FRAME_ID
+                publisher.send(mask)
+                self._tracer.ended(answer, began_ns, time.monotonic_ns())
+                written.add((each.segment, each.index))
+                result.slices = len(written)
+                feedback = SegmentVolume.Feedback(mask=mask, done=result.slices)
+            goal.publish_feedback(feedback)
+            if goal.is_cancel_requested:
+                result.message = f"Cancelled after {result.slices} slices; they stay."
+                return
+            if self._engine.is_suspended:
+                raise NotReadyError(
+                    f"The embedding node was deactivated after {result.slices} slices; they stay."
+                )
+            began_ns = time.monotonic_ns()
+
+    def _answer(self, client_id: str, volume: Volume, each: SegmentedSlice) -> Answer:
+        image = ImageId(volume.uid, SliceKey(each.plane, each.index, volume.window))
+        return Answer(
+            self._cycles.next(),
+            client_id,
+            each.segment,
+            image,
+            each.mask.shape,
+            self._engine.model.name,
+            data=encode_mask(each.mask),
+            score=each.score,
+        )
+
+    def _volume(self, uid: str) -> Volume:
+        volumes = self._engine.volumes
+        if not volumes:
+            raise PromptError("There is nothing to segment; load a volume first.")
+        volume = next((each for each in volumes if each.uid == uid), None) if uid else volumes[0]
+        if volume is None:
+            raise PromptError(not_loaded(uid))
+        return volume
+
+    def _make_way(self) -> None:
+        deadline = time.monotonic() + MAKE_WAY_S
+        while self._is_prompted() and time.monotonic() < deadline:
+            time.sleep(LOOK_AGAIN_S)
+
+
+class _TaskPublisher:
+    """Numbers the masks of one task."""
+
+    def __init__(self, publish: Callable[[TaskMask], None], task_id: str) -> None:
+        self._publish, self._id = publish, task_id
+        self.number = 0
+
+    def send(self, mask: object) -> None:
+        self._publish(TaskMask(id=self._id, number=self.number, mask=mask))
+        self.number += 1
+
+    def end(self) -> None:
+        self._publish(TaskMask(id=self._id, number=self.number, ended=True))
