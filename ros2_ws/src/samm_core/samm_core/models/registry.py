@@ -53,7 +53,7 @@ def load_model(
     if precision not in (None, *PRECISION_NAMES):
         raise ModelError(f'There is no precision "{precision}"; give one of {", ".join(PRECISION_NAMES)}.')
     path = Path(checkpoint).expanduser() if checkpoint else checkpoint_of(name)
-    on_cpu = device == "cpu" or (device == "auto" and not _has_cuda())
+    on_cpu = device == "cpu" or (device == "auto" and not has_cuda())
     if on_cpu and precision == "float16":
         raise ModelError("The precision float16 is for GPUs; give float32 or bfloat16 on a CPU.")
     if backend == "torch" or (backend == "auto" and not on_cpu):
@@ -120,7 +120,7 @@ def checkpoint_of(name: str) -> Path:
     return path
 
 
-def _has_cuda() -> bool:
+def has_cuda() -> bool:
     """Whether NVIDIA's driver sees a GPU. The driver is asked and not torch, whose import takes seconds."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
