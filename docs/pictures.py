@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the pictures of the README, with a graph of its own: the overlay, the latency page's plot, Slicer's scene.
+
+    source ros2_ws/install/setup.bash && .venv/bin/python docs/pictures.py
+
+Slicer's scene is drawn by Slicer's own views without its desktop (trame-slicer), which needs EGL or OSMesa.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from samm_core.geometry import Plane
+
+IMAGES = Path(__file__).parent / "images"
+NAMESPACE = "pictures"
+# What is segmented on the sample volume: by name, a box on a slice.
+STRUCTURES = {
+    "brain stem": (Plane.CORONAL, 100, (82, 8, 116, 75)),
+    "right temporal pole": (Plane.AXIAL, 35, (36, 110, 82, 162)),
+    "left temporal pole": (Plane.AXIAL, 35, (114, 110, 160, 162)),
+}
+REACH = 8
+# Where the slice views cross, RAS millimetres.
+CENTRE_RAS = (0.0, -20.0, -37.0)
+SIZE = 420
+
+
+def main() -> None:
+    """Overwrites the pictures in docs/images."""
+    from samm_ros.supervision.processes import environment
+    from samm_ros.supervision.supervisor import launch
+
+    os.environ.update(environment())
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = {"namespace": NAMESPACE, "sweep": "false", "bridge": "false"}
+        with launch(arguments, Path(folder) / "log"):
+            segmentation = prompt(Path(folder))
+        latency(Path(folder))
+        scene(segmentation)
+
+
+def prompt(folder: Path) -> Path:
+    """Prompts with a recording beside it, and saves the overlay; the segmentation's file."""
+    from samm_core.prompts import pixel_box
+    from samm_core.sources.sample import mni_volume
+    from samm_ros.client import GraphClient
+
+    with GraphClient(NAMESPACE, "reader") as client, Overlay() as overlay:
+        client.load(mni_volume())
+        command = [
+            sys.executable,
+            "-m",
+            "samm_ros.cli",
+            "record",
+            str(folder / "bag"),
+            "--namespace",
+            f"/{NAMESPACE}",
+        ]
+        recorder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        recorder.stdout.readline()
+        for shift in range(60):
+            name = list(STRUCTURES)[shift % 3]
+            plane, index, (x0, y0, x1, y1) = STRUCTURES[name]
+            client.prompt(pixel_box(plane, index, x0, y0, x1, y1 + shift % 2), name)
+        for name, (plane, index, box) in STRUCTURES.items():
+            client.propagate([pixel_box(plane, index, *box)], name, index - REACH, index + REACH)
+        recorder.send_signal(signal.SIGINT)
+        recorder.wait()
+        client.save(folder / "saved.seg.nrrd")
+        # The slice of the two that were prompted last, with both.
+        client.prompt(pixel_box(plane, index, *box), name)
+        client.wait_for(lambda: overlay.newest is not None, "the overlay", 10.0)
+        cv2.imwrite(str(IMAGES / "overlay.png"), enlarged(overlay.newest))
+    return folder / "saved.seg.nrrd"
+
+
+class Overlay:
+    """Keeps the newest picture of the topic `overlay`, BGR; a context manager."""
+
+    newest: np.ndarray | None = None
+
+    def __enter__(self) -> Overlay:
+        import threading
+
+        import rclpy
+        from sensor_msgs.msg import Image
+
+        from samm_ros import topics
+
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, signal_handler_options=rclpy.SignalHandlerOptions.NO)
+        self._node = rclpy.create_node("pictures", namespace=NAMESPACE, context=self._context)
+        self._node.create_subscription(Image, topics.OVERLAY, self._on_image, topics.NEWEST)
+        self._executor = rclpy.executors.SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        threading.Thread(target=self._executor.spin, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._executor.shutdown(timeout_sec=1.0)
+        self._node.destroy_node()
+        self._context.try_shutdown()
+
+    def _on_image(self, message: object) -> None:
+        rgb = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
+        self.newest = rgb[..., ::-1]
+
+
+def enlarged(image: np.ndarray) -> np.ndarray:
+    scale = SIZE / max(image.shape[:2])
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+
+
+def latency(folder: Path) -> None:
+    """The plot that `samm latency` makes of the recording."""
+    command = [
+        sys.executable,
+        "-m",
+        "samm_ros.cli",
+        "latency",
+        str(folder / "bag"),
+        "--output",
+        str(folder / "latency"),
+    ]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    (IMAGES / "latency.png").write_bytes((folder / "latency" / "cycles.png").read_bytes())
+
+
+def scene(segmentation: Path) -> None:
+    """Three slice views and the surfaces, as Slicer draws them."""
+    import vtk
+    from trame_slicer.core import SlicerApp
+    from trame_slicer.views import DirectRendering, SliceView, ThreeDView
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    from samm_core.sources.sample import mni_volume
+
+    app = SlicerApp()
+    volume = app.io_manager.load_volumes(str(mni_volume()))[0]
+    node = app.io_manager.load_segmentation(str(segmentation))
+    node.CreateClosedSurfaceRepresentation()
+    shots = []
+    for name in ("Axial", "Sagittal", "Coronal", None):
+        strategy = {"scheduled_render_strategy": DirectRendering()}
+        view = (SliceView if name else ThreeDView)(app.scene, app.app_logic, name or "3D", **strategy)
+        window = view.render_window()
+        window.SetOffScreenRendering(1)
+        window.SetSize(SIZE, SIZE)
+        if name:
+            view.set_orientation(name)
+            view.set_background_volume_id(volume.GetID())
+            view.fit_view_to_content()
+            view.get_view_node().JumpSliceByCentering(*CENTRE_RAS)
+        else:
+            view.reset_view()
+        window.Render()
+        shot = vtk.vtkWindowToImageFilter()
+        shot.SetInput(window)
+        shot.ReadFrontBufferOff()
+        shot.Update()
+        output = shot.GetOutput()
+        width, height, _ = output.GetDimensions()
+        pixels = vtk_to_numpy(output.GetPointData().GetScalars()).reshape(height, width, -1)
+        shots.append(pixels[::-1, :, 2::-1])
+    rows = [np.hstack([shots[0], shots[3]]), np.hstack([shots[2], shots[1]])]
+    cv2.imwrite(str(IMAGES / "slicer.png"), np.vstack(rows))
+
+
+if __name__ == "__main__":
+    main()
