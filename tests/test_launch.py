@@ -572,8 +572,10 @@ print(sum(ask(number, 5.0) for number in range(count)))
 class TestTransport:
     @pytest.fixture
     def echo(self, own_domain: dict[str, str], request: pytest.FixtureRequest):
-        """A node in a process, with our environment over a user's own (the parameter). Gives the process and its
-        environment."""
+        """A node in a process, with our environment over a user's own (the parameter).
+
+        Gives the process and its environment.
+        """
         variables = {**own_domain, **getattr(request, "param", {}), **environment()}
         process = subprocess.Popen(
             [sys.executable, "-c", ECHO], env=variables, stdout=subprocess.PIPE, text=True

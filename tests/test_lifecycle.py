@@ -72,8 +72,10 @@ def command(executable: str, namespace: str, **values: object) -> list[str]:
 
 
 def segments(process: subprocess.Popen) -> set[Path]:
-    """The process's own files of Fast DDS in shared memory: it has their locks open. It maps those of others too, once it
-    has read from them; the port of all domains belongs to none."""
+    """The process's own files of Fast DDS in shared memory: it has their locks open.
+
+    It maps those of others too, once it has read from them; the port of all domains belongs to none.
+    """
     found = set()
     for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
         with contextlib.suppress(OSError):  # closed since

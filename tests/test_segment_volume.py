@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -265,3 +266,30 @@ def test_an_edit_that_cannot_be_is_refused_in_a_sentence(
 ) -> None:
     with pytest.raises(MaskError, match=sentence):
         client.edit_segments(edit, **fields)
+
+
+def test_work_is_saved_and_opened_as_one_step_with_the_same_masks(
+    client: GraphClient, segment: str, tmp_path: Path, shared_graph: str
+) -> None:
+    client.propagate([box()], segment, MARKED - 1, MARKED + 1)
+    held = voxels(client, segment)
+    client.save_work(tmp_path / "case.samm")
+    client.edit_segments(EditSegments.Request.REMOVE, segment)
+    client.wait_for(lambda: voxels(client, segment) == 0, "the segment to go", 30.0)
+    with GraphClient(shared_graph, f"reopens-{uuid.uuid4().hex[:6]}") as other:
+        assert other.open_work(tmp_path / "case.samm").uid == client.volume.uid
+        other.wait_for(lambda: voxels(other, segment) == held, "the segment to come back", 30.0)
+        other.undo()
+        other.wait_for(lambda: voxels(other, segment) == 0, "it to be taken back as one step", 30.0)
+
+
+def test_what_is_no_work_or_cannot_be_written_is_refused_in_a_sentence(
+    client: GraphClient, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.samm").write_bytes(b"PK\x03\x04 not ours")
+    with pytest.raises(MaskError, match="bad.samm"):
+        client.open_work(tmp_path / "bad.samm")
+    with pytest.raises(MaskError, match="does not exist"):
+        client.save_work(tmp_path / "nowhere" / "case.samm")
+    with pytest.raises(MaskError, match="suffix"):
+        client.save_work(tmp_path / "case.nii")

@@ -32,7 +32,7 @@ from rclpy.node import Node
 from rclpy.task import Future
 from samm_msgs import msg
 from samm_msgs.action import EmbedVolume, SegmentVolume
-from samm_msgs.srv import EditSegments, LoadVolume, SaveSegmentation, UndoChange
+from samm_msgs.srv import EditSegments, LoadVolume, SaveSegmentation, UndoChange, WorkFile
 
 from samm_core.cycle.pending import CycleProgress, PendingPrompts
 from samm_core.cycle.request import STILL_WAITING, Answer, ClientPrompt
@@ -40,6 +40,7 @@ from samm_core.errors import LaunchError, MaskError, PromptError, SammError, Vol
 from samm_core.geometry import Plane
 from samm_core.latency.events import TaskEvent, event_of
 from samm_core.prompts import Prompt
+from samm_core.saved_work import load_work
 from samm_core.sources.volume import LoadedVolume
 
 from . import conversions, topics
@@ -86,6 +87,8 @@ class GraphClient:
         self._save = self._node.create_client(SaveSegmentation, topics.SAVE_SEGMENTATION)
         self._undo = self._node.create_client(UndoChange, topics.UNDO)
         self._redo = self._node.create_client(UndoChange, topics.REDO)
+        self._save_work = self._node.create_client(WorkFile, topics.SAVE_WORK)
+        self._open_work = self._node.create_client(WorkFile, topics.OPEN_WORK)
         self._edit = self._node.create_client(EditSegments, topics.EDIT_SEGMENTS)
         self._embed = ActionClient(self._node, EmbedVolume, topics.EMBED_VOLUME)
         self._segment = ActionClient(self._node, SegmentVolume, topics.SEGMENT_VOLUME)
@@ -113,15 +116,15 @@ class GraphClient:
 
         path: on the server's host; a relative one is taken from here.
         """
+        request = LoadVolume.Request(path=str(Path(path).absolute()), window_preset=window_preset)
+        return self._load_volume(request, timeout_s)
+
+    def _load_volume(self, request: LoadVolume.Request, timeout_s: float) -> LoadedVolume:
         deadline = time.monotonic() + timeout_s
         while not self._load.wait_for_service(CHECK_S):
             self._check()
             self._wait(time.monotonic() < deadline, "the server to come up")
-        response = self._call(
-            self._load,
-            LoadVolume.Request(path=str(Path(path).absolute()), window_preset=window_preset),
-            timeout_s,
-        )
+        response = self._call(self._load, request, timeout_s)
         if not response.success:
             raise VolumeError(response.message)
         volume = conversions.volume_from_msg(response.volume)
@@ -319,6 +322,36 @@ class GraphClient:
             SaveSegmentation.Request(path=str(Path(path).absolute()), volume_uid=self._uid),
             60.0,
         )
+        if not response.success:
+            raise MaskError(response.message)
+
+    def save_work(self, path: Path | str) -> None:
+        """Write this client's volume's segments, their names, colours and frozen slices to a file ending in .samm.
+
+        Raises MaskError.
+        """
+        self._file(self._save_work, path)
+
+    def open_work(self, path: Path | str) -> LoadedVolume:
+        """Load the volume that a file of `save_work` is of, in its window, and make the file's segments its own.
+
+        Raises MaskError for a file that is none, or whose volume has changed, and VolumeError where it is gone.
+        """
+        work = load_work(Path(path))
+        volume = self._load_volume(
+            LoadVolume.Request(
+                path=work.source_uri, window_lower=work.window.lower, window_upper=work.window.upper
+            ),
+            120.0,
+        )
+        if volume.uid != work.source_uid:
+            raise MaskError(f"{work.source_uri} has changed since {path} was saved; put the file back.")
+        self._file(self._open_work, path)
+        return volume
+
+    def _file(self, client: Client, path: Path | str) -> None:
+        request = WorkFile.Request(path=str(Path(path).absolute()), volume_uid=self._uid)
+        response = self._call(client, request, 60.0)
         if not response.success:
             raise MaskError(response.message)
 

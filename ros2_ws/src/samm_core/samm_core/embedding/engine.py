@@ -233,8 +233,11 @@ class EmbeddingEngine:
         return Progress(volume.uid, model.name, str(model.device), done, total, rate, sweeping)
 
     def close(self, timeout_s: float | None = None) -> bool:
-        """End the threads; what waits is refused. Whether they ended within `timeout_s` (None: they are waited for): a
-        slice under way cannot be interrupted."""
+        """End the threads; what waits is refused.
+
+        Whether they ended within `timeout_s` (None: they are waited for): a slice under way cannot be
+        interrupted.
+        """
         with self._wake:
             self._closed = True
             self._sweep = None

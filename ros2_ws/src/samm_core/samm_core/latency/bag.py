@@ -31,8 +31,11 @@ _RECORD_LIMIT = 1 << 28
 
 @dataclass(frozen=True)
 class Topic:
-    """name: fully qualified. type: e.g. samm_msgs/msg/TaskEvent. definition: the .msg text with all that it uses, as
-    rosbag2 embeds it. qos: rosbag2's YAML list of offered profiles."""
+    """name: fully qualified.
+
+    type: e.g. samm_msgs/msg/TaskEvent. definition: the .msg text with all that it uses, as rosbag2 embeds it.
+    qos: rosbag2's YAML list of offered profiles.
+    """
 
     name: str
     type: str
@@ -42,9 +45,12 @@ class Topic:
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """One message of a bag. message: has the fields of its type as attributes. data: its CDR. log_ns: when it was received.
+    """One message of a bag.
 
-    definition: the .msg text that the bag has for it, which `message` was read by; empty where the bag has none."""
+    message: has the fields of its type as attributes. data: its CDR. log_ns: when it was received.
+
+    definition: the .msg text that the bag has for it, which `message` was read by; empty where the bag has none.
+    """
 
     topic: str
     type: str
@@ -109,8 +115,10 @@ class BagWriter:
         self._topics[topic.name] = topic, channel
 
     def write(self, name: str, data: bytes, log_ns: int) -> None:
-        """data: the message as CDR. log_ns: ROS time of its arrival. Raises BagError, as flush and close do, when the disk
-        takes no more."""
+        """data: the message as CDR.
+
+        log_ns: ROS time of its arrival. Raises BagError, as flush and close do, when the disk takes no more.
+        """
         _, channel = self._topics[name]
         with self._writing():
             self._writer.add_message(channel, log_ns, data, log_ns, self._counts[name])

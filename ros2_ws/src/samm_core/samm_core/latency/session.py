@@ -21,7 +21,8 @@ NUMBERED = (EVENTS, "slice_requests", "accepted_requests", "masks", "received_ma
 class Session:
     """cut: the bag was not finished. unreadable: messages with fields that cannot be.
 
-    unnamed: topics whose messages do not name their publisher, as in bags of earlier releases."""
+    unnamed: topics whose messages do not name their publisher, as in bags of earlier releases.
+    """
 
     path: Path
     report: Report

@@ -3,7 +3,7 @@
 
 In:   received_masks, slice_requests (SliceMask, SliceRequest, newest), task_masks (TaskMask, all), volumes (latched)
 Out:  segmentation_status (latched), overlay (sensor_msgs/Image, newest), task_events
-Services: undo, redo (UndoChange), edit_segments, save_segmentation
+Services: undo, redo (UndoChange), edit_segments, save_segmentation, save_work, open_work (WorkFile)
 Parameters: stale_after and overlay, which can be set while it runs; journal, trace
 
 ROS time is for stamps alone: what is stale is told, and the journal retried, on a steady clock.
@@ -30,7 +30,7 @@ from samm_msgs.msg import (
     VolumeList,
     VolumeSegmentation,
 )
-from samm_msgs.srv import EditSegments, SaveSegmentation, UndoChange
+from samm_msgs.srv import EditSegments, SaveSegmentation, UndoChange, WorkFile
 from sensor_msgs.msg import Image
 from std_msgs.msg import ColorRGBA, Header
 
@@ -39,6 +39,7 @@ from samm_core.cycle.request import Answer
 from samm_core.errors import MaskError, PromptError, SammError, VolumeError
 from samm_core.latency.events import Outcome, Task
 from samm_core.overlay import draw_overlay
+from samm_core.saved_work import SavedWork, load_work
 from samm_core.segmentation.journal import Journal
 from samm_core.segmentation.segmentation import Segmentation
 from samm_core.segmentation.writers import write_segmentation
@@ -108,6 +109,8 @@ class AplMsk(Node):
         self.create_service(UndoChange, topics.REDO, self._on_redo)
         self.create_service(EditSegments, topics.EDIT_SEGMENTS, self._on_edit)
         self.create_service(SaveSegmentation, topics.SAVE_SEGMENTATION, self._on_save)
+        self.create_service(WorkFile, topics.SAVE_WORK, self._on_save_work)
+        self.create_service(WorkFile, topics.OPEN_WORK, self._on_open_work)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(STATUS_PERIOD_S, self._report, clock=steady)
         self.create_timer(JOURNAL_RETRY_S, self._retry_journal, clock=steady)
@@ -259,15 +262,48 @@ class AplMsk(Node):
         self, request: SaveSegmentation.Request, response: SaveSegmentation.Response
     ) -> SaveSegmentation.Response:
         try:
-            segmentation = self._session.segmentation(request.volume_uid)
-            if segmentation is None:
-                raise MaskError("There is nothing to save; load a volume and segment something first.")
+            volume, segmentation = self._worked_on(request.volume_uid)
             inputs = [Path(volume.uri) for volume in self._volumes.values()]
-            write_segmentation(segmentation, Path(request.path), inputs)
+            write_segmentation(segmentation, Path(request.path), inputs, Path(volume.uri))
             response.success = True
         except SammError as error:
             response.message = str(error)
         return response
+
+    @exclusive
+    def _on_save_work(self, request: WorkFile.Request, response: WorkFile.Response) -> WorkFile.Response:
+        try:
+            volume, segmentation = self._worked_on(request.volume_uid)
+            SavedWork.of(volume, segmentation).save(Path(request.path))
+            response.success = True
+        except SammError as error:
+            response.message = str(error)
+        return response
+
+    @exclusive
+    def _on_open_work(self, request: WorkFile.Request, response: WorkFile.Response) -> WorkFile.Response:
+        try:
+            work = load_work(Path(request.path))
+            volume, segmentation = self._worked_on(request.volume_uid or work.source_uid)
+            if work.source_uid != volume.uid:
+                raise MaskError(
+                    f"{request.path} is work on another volume ({work.source_uid[:8]}, not {volume.uid[:8]}); load"
+                    f" {work.source_uri}."
+                )
+            work.restore(segmentation)
+            response.success = True
+        except SammError as error:
+            response.message = str(error)
+        self._draw(stale=False)
+        return response
+
+    def _worked_on(self, volume_uid: str) -> tuple[LoadedVolume, Segmentation]:
+        """A volume and its segmentation; empty: of the one that was loaded last. Raises MaskError where there is none."""
+        uid = volume_uid or next(reversed(self._session.segmentations), "")
+        segmentation = self._session.segmentation(uid)
+        if segmentation is None:
+            raise MaskError("There is nothing to save or open; load the volume first.")
+        return self._volumes[uid], segmentation
 
     @exclusive
     def _report(self) -> None:

@@ -32,7 +32,8 @@ from ..support.tracing import TaskTracer
 class RcvInf(LifecycleNode):
     """Stands before the decoder. While no volume or model is loaded it stays silent: the client sends again.
 
-    So it does for VOLUME_WAIT_S with a request for a volume that is not loaded, which may be on its way here."""
+    So it does for VOLUME_WAIT_S with a request for a volume that is not loaded, which may be on its way here.
+    """
 
     def __init__(self) -> None:
         super().__init__("rcv_inf")

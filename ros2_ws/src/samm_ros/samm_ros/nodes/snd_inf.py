@@ -36,9 +36,12 @@ TICK_S = 0.05
 
 
 class SndInf(Node):
-    """One cycle a prompt. While a client's mask is worked on, only its newest prompt is kept, and sent when that is there.
+    """One cycle a prompt.
 
-    What APL_MSK has not settled is sent again: best effort loses messages, and servers restart. See samm_core/cycle/newest.py."""
+    While a client's mask is worked on, only its newest prompt is kept, and sent when that is there.
+
+    What APL_MSK has not settled is sent again: best effort loses messages, and servers restart. See samm_core/cycle/newest.py.
+    """
 
     def __init__(self) -> None:
         super().__init__("snd_inf")

@@ -41,8 +41,11 @@ _READ = topics.VOLUME_INFO, topics.VOLUMES, topics.PROMPTS, topics.SLICE_REQUEST
 
 @dataclass(frozen=True, eq=False)
 class Script:
-    """What a bag says was done. volumes: those that were prompted on, in the order in which they were loaded first.
-    prompts: with the nanoseconds since the first, in order; each names its volume."""
+    """What a bag says was done.
+
+    volumes: those that were prompted on, in the order in which they were loaded first. prompts: with the
+    nanoseconds since the first, in order; each names its volume.
+    """
 
     volumes: tuple[VolumeInfo, ...]
     prompts: tuple[tuple[int, Prompt], ...]

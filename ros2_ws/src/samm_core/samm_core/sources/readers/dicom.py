@@ -49,9 +49,12 @@ _SPACINGS = ("PixelSpacing", "NominalScannedPixelSpacing", "ImagerPixelSpacing")
 
 @dataclass(frozen=True, eq=False)
 class _Slice:
-    """name: whose words these are. across, down: unit vectors of a row and of a column, LPS. position: LPS mm, of the
-    first pixel's centre; None: not told. spacing: mm between rows, and between columns; None: not told. thickness: mm.
-    padding: the least and the greatest stored value that is no picture; None: all is."""
+    """name: whose words these are.
+
+    across, down: unit vectors of a row and of a column, LPS. position: LPS mm, of the first pixel's centre; None:
+    not told. spacing: mm between rows, and between columns; None: not told. thickness: mm. padding: the least and
+    the greatest stored value that is no picture; None: all is.
+    """
 
     name: str
     across: np.ndarray | None
