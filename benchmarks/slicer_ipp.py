@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Slicer-IPP on slicer-core: the time to apply a mask to 352×352×240 voxels, the time that a call blocks the GUI while a
-box is dragged, what the bridge adds to a cycle, and how soon a killed bridge is found again.
+"""Slicer-IPP on slicer-core.
+
+It measures the time to apply a mask to 352×352×240 voxels, the time that a call blocks the GUI while a box is dragged, what
+the bridge adds to a cycle, and how soon a killed bridge is found again.
 
 It starts its own graph. Run it in a shell that has sourced .venv/bin/activate and ros2_ws/install/setup.bash:
 python benchmarks/slicer_ipp.py

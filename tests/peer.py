@@ -73,8 +73,10 @@ class Peer:
     def publish_until(
         self, publisher: Publisher, message: object, topic: str, wanted: Callable[[object], bool]
     ) -> object:
-        """Publish every second until something wanted is heard: what is sent while the two sides still discover each
-        other is lost, and only one of them knows when that is over."""
+        """Publish every second until something wanted is heard.
+
+        What is sent while the two sides still discover each other is lost, and only one of them knows when that is over.
+        """
         return self.do_until(lambda: publisher.publish(message), topic, wanted)
 
     def do_until(self, act: Callable[[], object], topic: str, wanted: Callable[[object], bool]) -> object:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How nodes begin, change their state by the lifecycle services, and end: real processes, as a lifecycle manager and a
-shell meet them."""
+"""How nodes begin, change their state by the lifecycle services, and end.
+
+Real processes, as a lifecycle manager and a shell meet them.
+"""
 
 from __future__ import annotations
 

@@ -28,8 +28,9 @@ _TRUTH = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0"
 
 @dataclass(frozen=True)
 class Row:
-    """One structure to segment: by a box or points on a slice, by a box in space, or all that a slice, or a box of it, shows
-    (auto).
+    """One structure to segment.
+
+    It is marked by a box or points on a slice, or by a box in space; or it is all that a slice, or a box of it, shows (auto).
 
     volume: absolute path. segment: the name; with auto, how the names begin. plane: one of PLANE_NAMES; "all", with a box
     in space, is all three. box_xyxy: two opposite corners; points_xy, negative_xy: x, y; all in pixels of the slice.

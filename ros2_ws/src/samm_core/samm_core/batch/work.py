@@ -153,8 +153,10 @@ def _require_free(folder: Path, mark: Path, is_same: Callable[[], bool]) -> None
 
 
 def check_files(job: Job, settings: Settings) -> None:
-    """Raises MaskError where a file would lie on the volume, or on what is no segmentation of ours, or has no DICOM to
-    refer to."""
+    """Raises MaskError for a file that cannot be written.
+
+    It would lie on the volume, or on what is no segmentation of ours, or has no DICOM to refer to.
+    """
     volume = Path(job.volume)
     if "dcm" in settings.formats and volume.exists() and not (volume.is_dir() or is_dicom(volume)):
         raise MaskError(

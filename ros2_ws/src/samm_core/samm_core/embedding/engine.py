@@ -280,8 +280,11 @@ class EmbeddingEngine:
         return volume.problem(image.key) if volume else not_loaded(image.source)
 
     def _answer(self) -> None:
-        """The thread that encodes what is asked for: in turn the newest, which its user has just asked for, and what has
-        waited longest, so that nobody waits for ever behind somebody who asks for slice after slice."""
+        """Encode what is requested, on a thread of its own.
+
+        The newest request, which its user has just made, and the one that has waited longest take turns, so that nobody
+        waits for ever behind somebody who requests slice after slice.
+        """
         while self._answer_next():
             pass
 

@@ -40,8 +40,10 @@ def definition_of(type_name: str, share: Callable[[str], Path]) -> str:
 
 
 def fields_of(definition: str) -> dict[str, list[str]]:
-    """By type, as "samm_msgs/ImageId" and "" for the first: its fields in order, each as "type name", without comments,
-    constants and default values."""
+    """By type, as "samm_msgs/ImageId" and "" for the first: its fields in order.
+
+    Each is "type name", without comments, constants and default values.
+    """
     fields: dict[str, list[str]] = {}
     name = ""
     for line in definition.splitlines():

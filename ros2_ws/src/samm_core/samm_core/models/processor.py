@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a family of models does around its network: from a slice to its input, from a prompt to points, from logits to a
-mask.
+"""What a family of models does around its network.
+
+From a slice to the network's input, from a prompt to points, from logits to a mask.
 
 This module imports no torch: every backend shares it, and a server on OpenVINO starts without torch.
 """

@@ -14,8 +14,11 @@ UNDO_STEPS = 200
 
 @dataclass(frozen=True)
 class SavedPixels:
-    """The pixels inside a box of a slice. box: y0, y1, x0, x1, ends excluded. packed: 8 pixels in a byte, by rows, then zlib:
-    undo holds whole volumes of them."""
+    """The pixels inside a box of a slice.
+
+    box: y0, y1, x0, x1, ends excluded. packed: 8 pixels in a byte, by rows, then zlib: undo holds whole volumes
+    of them.
+    """
 
     box: tuple[int, int, int, int]
     packed: bytes

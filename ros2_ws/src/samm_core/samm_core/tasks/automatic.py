@@ -87,8 +87,10 @@ class AutoSegment:
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """Prompts decoded, of how many; the second looks join the total when the grid is done. segments: the largest first,
-    with the last report alone."""
+    """Prompts decoded, of how many; the second looks join the total when the grid is done.
+
+    segments: the largest first, with the last report alone.
+    """
 
     done: int
     total: int

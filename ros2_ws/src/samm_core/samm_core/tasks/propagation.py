@@ -372,8 +372,11 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
 def prompts_around(
     mask: np.ndarray, model: SegmentationModel, limit: np.ndarray | None = None
 ) -> list[PixelPrompt]:
-    """A box around each piece of a mask, (H, W) bool, or around those whose boxes overlap; for a model that takes no box, a
-    point in the middle of each. None for an empty mask. limit: (4,) pixels, beyond which no box reaches."""
+    """A box around each piece of a mask, (H, W) bool, or around those whose boxes overlap.
+
+    A model that takes no box gets a point in the middle of each. None for an empty mask. limit: (4,) pixels, beyond which no
+    box reaches.
+    """
     count, pieces, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     areas = statistics[1:, cv2.CC_STAT_AREA]
     chosen = [n for n in range(1, count) if areas[n - 1] >= LEAST_PIECE * areas.max()]

@@ -73,8 +73,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _output_beside(volume: Path, folder: Path) -> Path:
-    """The folder, made; raises OutputError or MaskError when it cannot be, or when what it gets would lie on the input or on
-    what is no segmentation of ours."""
+    """The folder, made.
+
+    Raises OutputError or MaskError when it cannot be, or when what it gets would lie on the input or on what is no
+    segmentation of ours.
+    """
     output = make_folder(folder)
     for name in (MONTAGE, *SEGMENTATIONS, CYCLES):
         require_not_input(output / name, volume)

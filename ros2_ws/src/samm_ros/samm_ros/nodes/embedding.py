@@ -51,7 +51,9 @@ _CLOSE_S = 1.0
 
 class EmbeddingNode(LifecycleNode):
     """Configure loads the model, activate the volume named by the parameters; deactivate leaves both, cleanup frees them.
-    Its callbacks may take long: spin it aside of nodes that answer prompts."""
+
+    Its callbacks may take long: spin it aside of nodes that answer prompts.
+    """
 
     def __init__(self) -> None:
         super().__init__("embedding")

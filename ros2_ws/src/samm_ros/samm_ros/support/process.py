@@ -141,8 +141,10 @@ def declare_autostart(node: LifecycleNode) -> bool:
 
 
 def autostart(*nodes: LifecycleNode) -> None:
-    """Bring up the nodes whose `autostart` is set, in this order, on a thread: a model takes its time, and the process
-    can be told to end meanwhile. One that fails stays and can be configured again."""
+    """Bring up the nodes whose `autostart` is set, in this order, on a thread.
+
+    A model takes its time, and the process can be told to end meanwhile. A node that fails stays and can be configured again.
+    """
     starting = [node for node in nodes if node.get_parameter("autostart").value]
 
     def bring_up() -> None:

@@ -24,8 +24,11 @@ _PLY_FACE = np.dtype([("count", "u1"), ("vertices", "<i4", 3)])
 
 
 def write_stl(segmentation: Segmentation, path: Path) -> None:
-    """Binary. The format knows neither names nor colours: one surface beside the other. Raises MaskError as surfaces does,
-    and for positions that its 32-bit numbers do not hold."""
+    """Binary.
+
+    The format knows neither names nor colours: one surface beside the other. Raises MaskError as surfaces does,
+    and for positions that its 32-bit numbers do not hold.
+    """
     corners = np.concatenate([vertices[faces] for _, vertices, faces in surfaces(segmentation)])
     rounded = corners.astype("<f4")
     off_mm = float(np.abs(rounded - corners).max())
@@ -40,8 +43,10 @@ def write_stl(segmentation: Segmentation, path: Path) -> None:
 
 
 def write_ply(segmentation: Segmentation, path: Path) -> None:
-    """Binary, with a colour at each vertex; comments name the segments in order, with their counts of vertices. Raises
-    MaskError as surfaces does."""
+    """Binary, with a colour at each vertex; comments name the segments in order, with their counts of vertices.
+
+    Raises MaskError as surfaces does.
+    """
     comments, vertices, faces, count = [], [], [], 0
     for segment, positions, triangles in surfaces(segmentation):
         comments.append(f"comment segment {segment.label}, {len(positions)} vertices: {segment.name}\n")
