@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import queue
+import re
 import socket
 import subprocess
 import time
@@ -23,10 +24,11 @@ from bridge_process import BridgeProcess, free_ports
 from diagnostic_msgs.msg import DiagnosticArray
 from ipp_client import BlockingIppClient, Refused
 from peer import Peer
-from samm_msgs.msg import TaskEvent
+from samm_msgs.msg import TaskEvent, TaskMask
 
 from samm_core import ipp
 from samm_core.geometry import Plane
+from samm_core.mask_codec import decode_mask
 from samm_core.prompts import PixelPrompt
 from samm_core.sources.volume import Volume, read_here
 from samm_ros import topics
@@ -307,6 +309,118 @@ def test_one_slicer_cannot_undo_the_others_mask(
         other.wait(lambda m: m.type == "cycle" and m["cycle"] == message["cycle"])
     with pytest.raises(Refused, match="another client's"):
         slicer.ask("undo")
+
+
+# The brain stem, in coronal slices.
+STEM, STEM_BOX = 100, [82.0, 8.0, 116.0, 75.0]
+
+
+def _task(uid: str, number: int = 1, **changes: Any) -> dict[str, Any]:
+    prompt = {"index": STEM, "points_xy": [], "labels": [], "box_xyxy": STEM_BOX}
+    fields = {"number": number, "uid": uid, "task": "propagate", "plane": 1, "segment": uuid.uuid4().hex}
+    between = {"first": STEM - 1, "last": STEM + 1}
+    return {**fields, **between, "masks": [], "prompts": [prompt], "box3d": None, "frozen": [], **changes}
+
+
+def test_a_structure_is_propagated_over_the_bridge_as_one_step_of_the_graphs_copy(
+    slicer: BlockingIppClient, bridge: BridgeProcess, loaded: str, mni: Volume
+) -> None:
+    task = _task(loaded, 7)
+    ended = slicer.ask("segment_volume", **task)
+    assert (ended.type, ended["number"], ended["success"]) == ("volume_ended", 7, True), ended["message"]
+    masks = [m for m in slicer.heard if m.type == "volume_mask"]
+    assert [m["index"] for m in masks] == [STEM, STEM + 1, STEM - 1] and ended["slices"] == 3
+    assert [m["done"] for m in masks] == [1, 2, 3]
+    assert {m["segment"] for m in masks} == {task["segment"]}
+    assert sorted(ended["stopped"]) == [
+        f"From slice {STEM} to slice {STEM + 1}: the range ends.",
+        f"From slice {STEM} to slice {STEM - 1}: the range ends.",
+    ]
+    pixels = sum(int(decode_mask(m.buffer, tuple(m["shape"])).sum()) for m in masks)
+    assert pixels > 1000
+
+    def saved() -> np.ndarray:
+        return sitk.GetArrayFromImage(sitk.ReadImage(slicer.ask("save", name="task.nii.gz")["text"]))
+
+    before = saved()
+    slicer.ask("undo")
+    assert np.unique(np.argwhere(saved() != before)[:, 1]).tolist() == [STEM - 1, STEM, STEM + 1]
+    slicer.ask("redo")
+    assert (saved() == before).all()
+
+
+def test_a_task_that_is_cancelled_says_so_and_the_next_one_runs(
+    slicer: BlockingIppClient, loaded: str
+) -> None:
+    slicer.send("segment_volume", id=900, **_task(loaded, 1, first=0, last=200))
+    slicer.wait(lambda m: m.type == "volume_mask" and m["done"] >= 2)
+    slicer.send("cancel_volume", number=1)
+    ended = slicer.reply(900)
+    assert not ended["success"] and "Cancelled after" in ended["message"]
+    assert ended["slices"] == len([m for m in slicer.heard if m.type == "volume_mask"])
+    assert slicer.ask("segment_volume", **_task(loaded, 2))["success"]
+
+
+def test_the_task_of_a_slicer_that_vanished_ends(
+    bridge: BridgeProcess, loaded: str, shared_graph: str
+) -> None:
+    with Peer(shared_graph) as peer:
+        peer.listen(TaskMask, topics.TASK_MASKS, topics.TASKS)
+        with BlockingIppClient(bridge.ports["IPP/2"], f"gone-{uuid.uuid4().hex[:6]}") as gone:
+            gone.hello()
+            gone.send("segment_volume", **_task(loaded, 1, first=0, last=200))
+            gone.wait(lambda m: m.type == "volume_mask")
+            mine = peer.wait_for(topics.TASK_MASKS, lambda m: m.mask.client_id.startswith(gone.name))
+            # As if it had crashed: nothing more is said.
+        ended = peer.wait_for(topics.TASK_MASKS, lambda m: m.ended and m.id == mine.id)
+        assert ended.number < 100
+
+
+@pytest.mark.parametrize(
+    ("changes", "buffer", "sentence"),
+    [
+        ({"prompts": []}, b"", "no mark"),
+        ({"first": 50, "last": 40}, b"", "reversed"),
+        ({"last": 100_000}, b"", "100000"),
+        ({"frozen": [2**31 - 1]}, b"", "2147483647"),
+        (
+            {"prompts": [], "masks": [{"index": STEM, "shape": [189, 197], "size": 5}]},
+            b"12345",
+            "cannot be read",
+        ),
+        (
+            {"prompts": [{"index": STEM, "points_xy": [], "labels": [], "box_xyxy": None}]},
+            b"",
+            "empty",
+        ),
+        (
+            {"prompts": [{"index": STEM, "points_xy": [], "labels": [], "box_xyxy": [9e11] * 4}]},
+            b"",
+            "no area|outside|finite",
+        ),
+        ({"task": "box", "prompts": []}, b"", "no box"),
+        (
+            {
+                "task": "box",
+                "box3d": {"centre_ras": [9e11] * 3, "size_mm": [1] * 3, "orientation_xyzw": [0, 0, 0, 1]},
+            },
+            b"",
+            "outside the volume",
+        ),
+        ({"task": "automatic", "prompts": [], "first": 5000, "last": 5000}, b"", "5000"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_task_that_cannot_be_is_refused_in_a_sentence_by_the_graph(
+    slicer: BlockingIppClient, loaded: str, mni: Volume, changes: dict, buffer: bytes, sentence: str
+) -> None:
+    task = _task(loaded, **changes)
+    for mark in task["masks"]:
+        mark["shape"] = list(mni.geometry.slice_shape(Plane.CORONAL))
+    ended = slicer.ask("segment_volume", buffer=buffer, **task)
+    assert not ended["success"]
+    assert re.search(sentence, ended["message"]), ended["message"]
+    assert not [m for m in slicer.heard if m.type == "volume_mask"]
 
 
 def test_a_client_without_a_hello_or_with_a_wrong_one_is_told_so(bridge: BridgeProcess) -> None:

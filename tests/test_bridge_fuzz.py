@@ -16,6 +16,7 @@ from ipp_client import BlockingIppClient, Refused
 from samm_extension import SammExtension
 
 from samm_core import ipp
+from samm_core.mask_codec import encode_mask
 
 ROUNDS, IN_FLIGHT = 10, 200
 PER_ROUND = 5_000
@@ -58,6 +59,21 @@ def ipp_seeds() -> list[list[bytes]]:
         "labels": [1],
     }
     stamps = {"started_ns": 1, "ended_ns": 2}
+    task = {
+        "number": 1,
+        "uid": "u",
+        "plane": 0,
+        "segment": "s",
+        "first": 0,
+        "last": 2,
+        "masks": [],
+        "prompts": [],
+        "box3d": None,
+        "frozen": [1],
+    }
+    data = encode_mask(np.eye(4, 5).astype(bool))
+    box3d = {"centre_ras": [1, 2, 3], "size_mm": [4, 5, 6], "orientation_xyzw": [0, 0, 0, 1]}
+    of_task = {name: prompt[name] for name in ("index", "points_xy", "labels")}
     messages = [
         ("ping", b"", {"sent_ns": 1, "bridge_ns": 2, "received_ns": 3}),
         ("volume", b"", volume),
@@ -67,6 +83,14 @@ def ipp_seeds() -> list[list[bytes]]:
         ("prompt", b"", {**prompt, "number": 1, "box_xyxy": [1.0, 2.0, 3.0, 4.0]}),
         ("prompt", b"", {**prompt, "number": 2, "box_xyxy": None, "stream": 3}),
         ("applied", b"", {"cycle": 1, "stream": 0, "completed": True, **stamps}),
+        (
+            "segment_volume",
+            data,
+            {**task, "task": "propagate", "masks": [{"index": 1, "shape": [4, 5], "size": len(data)}]},
+        ),
+        ("segment_volume", b"", {**task, "task": "box", "box3d": box3d}),
+        ("segment_volume", b"", {**task, "task": "automatic", "prompts": [{**of_task, "box_xyxy": None}]}),
+        ("cancel_volume", b"", {"number": 1}),
         ("undo", b"", {}),
         ("redo", b"", {}),
         ("save", b"", {"name": "../x"}),

@@ -114,6 +114,85 @@ def test_what_cannot_be_sent_is_refused_before_it_is(kind, buffer, fields, sente
         ipp.pack(ipp.FROM_SLICER, kind, buffer, **fields)
 
 
+TASK = {
+    "number": 1,
+    "uid": "u",
+    "task": "propagate",
+    "plane": 0,
+    "segment": "s",
+    "first": 0,
+    "last": 3,
+    "masks": [{"index": 1, "shape": [4, 5], "size": 3}],
+    "prompts": [{"index": 1, "points_xy": [[1, 2]], "labels": [1], "box_xyxy": None}],
+    "box3d": {"centre_ras": [1, 2, 3], "size_mm": [4, 5, 6], "orientation_xyzw": [0, 0, 0, 1]},
+    "frozen": [2],
+}
+
+
+def _of(record: str, at: int | None, **changes: object) -> dict:
+    """TASK with another field in one of its marks, or in its box; what is None is left out."""
+    given = TASK[record] if at is None else TASK[record][at]
+    changed = {name: value for name, value in {**given, **changes}.items() if value is not None}
+    return {record: changed if at is None else [changed]}
+
+
+def test_a_task_comes_back_as_it_was_packed_and_later_fields_are_no_fault() -> None:
+    fields = {**TASK, **_of("masks", 0, of_a_later_version=7)}
+    message = ipp.unpack(ipp.FROM_SLICER, ipp.pack(ipp.FROM_SLICER, "segment_volume", b"abc", **fields))
+    assert (message.fields, message.buffer) == (fields, b"abc")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task": "three_planes"},
+        {"task": None},
+        {"plane": 3},
+        {"first": -1},
+        {"last": 2**31},
+        {"segment": "a\nb"},
+        {"frozen": [-1]},
+        {"frozen": list(range(ipp.MAX_FROZEN + 1))},
+        {"masks": {}},
+        {"masks": TASK["masks"] * (ipp.MAX_MARKS + 1)},
+        {"prompts": TASK["prompts"] * (ipp.MAX_MARKS + 1)},
+        {"masks": [[1, [4, 5], 3]]},
+        _of("masks", 0, size=0),
+        _of("masks", 0, size=ipp.MAX_BUFFER_BYTES + 1),
+        _of("masks", 0, shape=[4, ipp.MAX_SIDE + 1]),
+        _of("masks", 0, shape=[4]),
+        _of("masks", 0, index=None),
+        _of("prompts", 0, labels=[2]),
+        _of("prompts", 0, points_xy=[[1, float("nan")]]),
+        _of("prompts", 0, points_xy=[[1, 2]] * (ipp.MAX_POINTS + 1)),
+        _of("box3d", None, size_mm=[1, 2]),
+        _of("box3d", None, orientation_xyzw=[0, 0, 1]),
+        _of("box3d", None, centre_ras=[1, 2, 1e13]),
+        _of("box3d", None, centre_ras=None),
+        {"box3d": []},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_a_task_that_is_out_of_range_is_refused_on_both_sides(changes: dict) -> None:
+    fields = {**TASK, **changes}
+    with pytest.raises(ipp.ProtocolError, match="segment_volume"):
+        ipp.pack(ipp.FROM_SLICER, "segment_volume", b"abc", **fields)
+    header = json.dumps({"type": "segment_volume", **fields}).encode()
+    with pytest.raises(ipp.ProtocolError):
+        ipp.unpack(ipp.FROM_SLICER, [header, b"abc"])
+
+
+def test_a_task_without_its_buffer_is_refused() -> None:
+    with pytest.raises(ipp.ProtocolError, match="1 buffers"):
+        ipp.unpack(ipp.FROM_SLICER, ipp.pack(ipp.FROM_SLICER, "segment_volume", b"", **TASK)[:1])
+
+
+def test_bridges_before_the_tasks_are_welcome() -> None:
+    welcome = {"version": 2, "software": "", "folder": None, "models": [], "window_presets": {}}
+    message = ipp.unpack(ipp.FROM_BRIDGE, ipp.pack(ipp.FROM_BRIDGE, "welcome", **welcome))
+    assert message.get("tasks") is None
+
+
 def test_a_mask_is_as_large_as_the_codec_takes() -> None:
     assert ipp.MAX_SIDE == mask_codec.MAX_SIDE
 

@@ -6,24 +6,38 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rclpy.task import Future
+from samm_msgs.action import SegmentVolume
 
 from samm_core import ipp
 from samm_core.cycle.request import Answer, ClientPrompt
 from samm_core.geometry import Plane, VolumeGeometry
 from samm_core.latency.events import Outcome, Task, TaskEvent
-from samm_core.mask_codec import encode_mask
+from samm_core.mask_codec import decode_mask, encode_mask
 from samm_core.prompts import PixelPrompt
 from samm_core.sources.base import ImageId, SliceKey
 from samm_core.sources.volume import Window
 from samm_ros.conversions import LoadedVolume
+from slicer_ros_bridge import volume_tasks
 from slicer_ros_bridge.doors.ipp.server import IppServer
 from slicer_ros_bridge.doors.samm11.actions import GraphSammActions
-from slicer_ros_bridge.graph_actions import Done, EmbeddingState, GraphActions, GraphListener, ModelState
+from slicer_ros_bridge.graph_actions import (
+    Done,
+    EmbeddingState,
+    GraphActions,
+    GraphListener,
+    ModelState,
+    TaskEnd,
+    TaskProgress,
+    VolumeTask,
+)
 from slicer_ros_bridge.node_graph import NodeGraph
-from slicer_ros_bridge.undo import StepOwners
+from slicer_ros_bridge.undo import TASK_MARK, StepOwners
+from slicer_ros_bridge.volume_tasks import TaskMessage, VolumeTasks
 from slicer_ros_bridge.volumes import VolumeStore
 from slicer_ros_bridge.worker import Worker
 
@@ -46,6 +60,7 @@ class FakeGraph:
         self.forgotten: list[str] = []
         self.prompts: dict[str, Callable[[Answer], None]] = {}
         self.listeners: list[GraphListener] = []
+        self.tasks: list[tuple[VolumeTask, Callable[[TaskProgress], None], Done[TaskEnd]]] = []
 
     def listen(self, listener: GraphListener) -> None:
         self.listeners.append(listener)
@@ -72,6 +87,14 @@ class FakeGraph:
 
     def cancel_embed(self) -> None:
         self.asked.append("cancel")
+
+    def segment_volume(
+        self, task: VolumeTask, on_progress: Callable[[TaskProgress], None], done: Done[TaskEnd]
+    ) -> None:
+        self.tasks.append((task, on_progress, done))
+
+    def cancel_volume(self, client_id: str) -> None:
+        self.asked.append(f"cancel {client_id}")
 
     def undo(self, client_ids: Collection[str], volume_uid: str, done: Done[str]) -> None:
         self.asked.append(f"undo {', '.join(client_ids)} on {volume_uid}")
@@ -113,10 +136,12 @@ class Door:
         self.graph.listen(self.server)
         self.graph.load("u")
 
-    def say(self, identity: bytes, kind: str, **fields: int | str | list | None) -> list[ipp.Message]:
+    def say(
+        self, identity: bytes, kind: str, buffer: bytes = b"", **fields: int | str | list | dict | None
+    ) -> list[ipp.Message]:
         """What that identity is told at once."""
         before = len(self.sent)
-        self.server.handle(identity, ipp.pack(ipp.FROM_SLICER, kind, **fields))
+        self.server.handle(identity, ipp.pack(ipp.FROM_SLICER, kind, buffer, **fields))
         return [message for to, message in self.sent[before:] if to == identity]
 
     def hello(self, identity: bytes, name: str) -> list[ipp.Message]:
@@ -200,6 +225,151 @@ def test_a_model_and_embeddings_are_answered_when_the_graph_has_them(door: Door)
     assert door.say(b"1", "cancel_embed", id=5)[0]["re"] == 5
 
 
+def mark(index: int, mask: np.ndarray) -> tuple[dict, bytes]:
+    data = encode_mask(mask)
+    return {"index": index, "shape": list(mask.shape), "size": len(data)}, data
+
+
+def task(number: int = 1, **changes: int | str | list | dict | None) -> dict:
+    fields = {"uid": "u", "task": "propagate", "plane": 0, "segment": "s", "first": 0, "last": 2}
+    return {
+        **fields,
+        "number": number,
+        "masks": [],
+        "prompts": [],
+        "box3d": None,
+        "frozen": [],
+        "id": number,
+        **changes,
+    }
+
+
+def task_answer(index: int, client_id: str = "a", cycle: int = 1) -> Answer:
+    mask = np.eye(4, 5).astype(bool)
+    image = ImageId("u", SliceKey(Plane.AXIAL, index))
+    return Answer(cycle, client_id, "s", image, mask.shape, "m", data=encode_mask(mask), score=0.9)
+
+
+END = TaskEnd(True, "", ("From slice 1 to slice 2: the volume ends.",), 2, 1.5)
+
+
+def test_a_task_reaches_the_graph_whole_and_its_masks_and_its_end_the_client(door: Door) -> None:
+    door.hello(b"1", "a")
+    masks = [np.eye(4, 5).astype(bool), np.ones((4, 5), bool)]
+    (one, first), (two, second) = (mark(index, mask) for index, mask in enumerate(masks))
+    prompt = {"index": 2, "points_xy": [[1, 2]], "labels": [1], "box_xyxy": None}
+    box = {"centre_ras": [1, 2, 3], "size_mm": [4, 5, 6], "orientation_xyzw": [0, 0, 0, 1]}
+    fields = task(7, masks=[one, two], prompts=[prompt], box3d=box, frozen=[0])
+    assert not door.say(b"1", "segment_volume", first + second, **fields)
+
+    ((asked, on_progress, done),) = door.graph.tasks
+    assert (asked.client_id, asked.volume_uid, asked.kind, asked.segment) == ("a", "u", "propagate", "s")
+    assert (asked.first, asked.last, asked.frozen) == (0, 2, [0])
+    for painted, mask in zip(asked.masks, masks, strict=True):
+        np.testing.assert_array_equal(decode_mask(painted.data, painted.shape), mask)
+    assert (asked.prompts[0].slice_index, asked.prompts[0].points.tolist()) == (2, [[1, 2, 0]])
+    assert asked.box.size_mm == (4, 5, 6)
+
+    before = len(door.sent)
+    on_progress(TaskProgress(None, 16, 256))
+    on_progress(TaskProgress(task_answer(2), 1, 0))
+    done(END, "")
+    (_, progress), (_, mask), (_, ended) = door.sent[before:]
+    assert (progress.type, progress["done"], progress["total"]) == ("volume_progress", 16, 256)
+    assert (mask.type, mask["number"], mask["index"], mask["done"]) == ("volume_mask", 7, 2, 1)
+    assert decode_mask(mask.buffer, tuple(mask["shape"])).sum() == 4
+    assert (ended.type, ended["re"], ended["success"], ended["slices"]) == ("volume_ended", 7, True, 2)
+    assert ended["stopped"] == list(END.stopped)
+
+
+def test_a_task_that_cannot_begin_is_an_error_and_the_next_one_works(door: Door) -> None:
+    door.hello(b"1", "a")
+    door.say(b"1", "segment_volume", **task(1))
+    door.graph.tasks[0][2](None, "The graph's segment_volume is away.")
+    assert (door.sent[-1][1].type, door.sent[-1][1]["re"]) == ("error", 1)
+    door.say(b"1", "segment_volume", **task(2))
+    assert len(door.graph.tasks) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "buffer", "sentence"),
+    [
+        ({"uid": "other"}, b"", "other is not loaded"),
+        ({"masks": [{"index": 0, "shape": [4, 5], "size": 9}]}, b"12345678", "9 bytes by their sizes, but 8"),
+        ({}, b"more", "0 bytes by their sizes, but 4"),
+        ({"masks": [{"index": 0, "shape": [9000, 9000], "size": 1}]}, b"1", "the slices have"),
+        (
+            {"prompts": [{"index": 0, "points_xy": [[1, 2]], "labels": [], "box_xyxy": None}]},
+            b"",
+            "0 labels for 1 points",
+        ),
+        (
+            {"box3d": {"centre_ras": [0] * 3, "size_mm": [1, 0, 1], "orientation_xyzw": [0, 0, 0, 1]}},
+            b"",
+            "must exceed 0",
+        ),
+        (
+            {"box3d": {"centre_ras": [0] * 3, "size_mm": [1] * 3, "orientation_xyzw": [0] * 4}},
+            b"",
+            "no unit quaternion",
+        ),
+    ],
+)
+def test_a_task_that_cannot_be_is_refused_in_a_sentence_and_begins_nothing(
+    door: Door, changes: dict, buffer: bytes, sentence: str
+) -> None:
+    door.hello(b"1", "a")
+    (error,) = door.say(b"1", "segment_volume", buffer, **task(**changes))
+    assert sentence in error["message"]
+    assert not door.graph.tasks
+
+
+def test_of_several_tasks_of_a_client_the_newest_follows_the_one_that_runs(door: Door) -> None:
+    door.hello(b"1", "a")
+    door.say(b"1", "segment_volume", **task(1))
+    door.say(b"1", "segment_volume", **task(2))
+    (refused,) = door.say(b"1", "segment_volume", **task(3))
+    assert (refused["re"], refused["message"]) == (2, "A newer task took its place.")
+    assert len(door.graph.tasks) == 1 and door.graph.asked == ["cancel a"] * 2
+    door.graph.tasks[0][2](TaskEnd(False, "Cancelled after 1 slices; they stay.", (), 1, 0.5), "")
+    assert door.sent[-1][1]["number"] == 1
+    assert len(door.graph.tasks) == 2
+    door.graph.tasks[1][2](END, "")
+    assert door.sent[-1][1]["number"] == 3
+
+
+def test_a_task_is_cancelled_by_its_number(door: Door) -> None:
+    door.hello(b"1", "a")
+    door.say(b"1", "segment_volume", **task(1))
+    assert door.say(b"1", "cancel_volume", id=5, number=99)[0]["re"] == 5
+    assert not door.graph.asked
+    door.say(b"1", "segment_volume", **task(2))
+    (refused, done) = door.say(b"1", "cancel_volume", id=6, number=2)
+    assert (refused["re"], refused.type, done["re"]) == (2, "error", 6)
+    door.graph.tasks[0][2](END, "")
+    assert len(door.graph.tasks) == 1, "a task that was cancelled began"
+
+
+def test_a_client_that_leaves_or_comes_back_ends_its_task(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, leave in enumerate(
+        (
+            lambda: door.say(b"1", "bye"),
+            lambda: door.hello(b"2", "a"),
+            lambda: (monkeypatch.setattr(ipp, "TIMEOUT_S", -1.0), door.server.tick()),
+        ),
+        1,
+    ):
+        door.hello(b"1", "a")
+        door.say(b"1", "segment_volume", **task(number))
+        door.graph.asked.clear()
+        leave()
+        assert door.graph.asked == ["cancel a"]
+        door.graph.tasks[-1][2](TaskEnd(False, "Cancelled.", (), 0, 0.0), "")
+    assert len(door.graph.tasks) == 3
+
+
 def test_an_undo_names_all_streams_of_its_client(door: Door) -> None:
     door.hello(b"1", "a")
     assert door.say(b"1", "undo", id=4)[0]["text"] == "Undone."
@@ -251,9 +421,10 @@ def _event(
     node: str = "apl_msk",
     outcome: Outcome = Outcome.COMPLETED,
     ended_ms: int = 1,
+    cycle: int = 1,
 ) -> TaskEvent:
     where = ImageId(volume_uid, SliceKey(Plane.AXIAL, 3))
-    return TaskEvent(task, outcome, 1, client_id, where, node, 0, ended_ms * 10**6)
+    return TaskEvent(task, outcome, cycle, client_id, where, node, 0, ended_ms * 10**6)
 
 
 @pytest.fixture
@@ -289,6 +460,198 @@ def test_the_steps_of_another_volume_hinder_no_undo(owners: StepOwners) -> None:
 def test_only_what_apl_msk_applied_is_a_step(owners: StepOwners, event: TaskEvent) -> None:
     owners.note(event)
     assert owners.may_undo(["a"], "u")
+
+
+def test_the_masks_of_a_task_are_one_step_of_its_client(owners: StepOwners) -> None:
+    name = f"a{TASK_MARK}12345678"
+    owners.note(_event("b"))
+    for cycle in (1, 2, 3):
+        owners.note_task(name, cycle, "an id")
+        owners.note(_event(name, cycle=cycle))
+    assert owners.may_undo(["a", "a/1"], "u")
+    assert not owners.may_undo(["b"], "u")
+    owners.undone("u")
+    assert owners.may_undo(["b"], "u")
+    # What comes of the task after that, or after another's mask, is a step of its own.
+    owners.note_task(name, 4, "an id")
+    owners.note(_event(name, cycle=4))
+    owners.note(_event("b", cycle=5))
+    owners.note_task(name, 6, "an id")
+    owners.note(_event(name, cycle=6))
+    for owner in ("a", "b", "a", "b"):
+        assert owners.may_undo([owner], "u")
+        owners.undone("u")
+
+
+def test_another_programs_task_is_one_step_too(owners: StepOwners) -> None:
+    owners.note(_event("a"))
+    for cycle in (2, 3):
+        owners.note_task("program", cycle, "an id")
+        owners.note(_event("program", cycle=cycle))
+    assert not owners.may_undo(["a"], "u")
+    owners.undone("u")
+    assert owners.may_undo(["a"], "u")
+
+
+def test_a_task_that_was_redone_is_joined_by_nothing(owners: StepOwners) -> None:
+    for cycle in (1, 2):
+        owners.note_task("a", cycle, "an id")
+        owners.note(_event("a", cycle=cycle))
+        owners.undone("u")
+        owners.redone("u")
+    owners.undone("u")
+    owners.undone("u")
+    owners.note(_event("b", cycle=9))
+    owners.undone("u")
+    assert owners.may_undo(["c"], "u"), "there were more than two steps"
+
+
+class FakeGoal:
+    """As support.goals.Goal, without a server. All that were sent are in `sent`."""
+
+    sent: list[FakeGoal] = []
+
+    def __init__(self, node: object, client: object, request: object, on_feedback: Callable) -> None:
+        self.request, self.on_feedback, self.ended = request, on_feedback, Future()
+        self.cancelled = False
+        FakeGoal.sent.append(self)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Tasks:
+    """VolumeTasks over fakes: is_there: whether the action's server is."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_there, self.now = True, 0.0
+        FakeGoal.sent = []
+        action = SimpleNamespace(server_is_ready=lambda: self.is_there)
+        monkeypatch.setattr(volume_tasks, "ActionClient", lambda *_: action)
+        monkeypatch.setattr(volume_tasks, "Goal", FakeGoal)
+        monkeypatch.setattr(volume_tasks, "time", SimpleNamespace(monotonic=lambda: self.now))
+        node = SimpleNamespace(count_publishers=lambda topic: int(self.is_there))
+        self.tasks = VolumeTasks(node, lambda call: call())
+        self.progress: list[TaskProgress] = []
+        self.ends: list[tuple[TaskEnd | None, str]] = []
+
+    def start(self, **changes: object) -> FakeGoal | None:
+        asked = VolumeTask(
+            **{
+                "client_id": "a",
+                "volume_uid": "u",
+                "kind": "propagate",
+                "plane": Plane.AXIAL,
+                "segment": "s",
+                "first": 0,
+                "last": 2,
+                **changes,
+            }
+        )
+        self.tasks.start(asked, self.progress.append, lambda end, why: self.ends.append((end, why)))
+        return FakeGoal.sent[-1] if FakeGoal.sent else None
+
+    def mask(self, goal: FakeGoal, index: int) -> None:
+        self.tasks.heard(TaskMessage("id", task_answer(index, goal.request.client_id, index)))
+
+
+@pytest.fixture
+def tasks(monkeypatch: pytest.MonkeyPatch) -> Tasks:
+    return Tasks(monkeypatch)
+
+
+def result(**fields: object) -> SegmentVolume.Result:
+    return SegmentVolume.Result(**{"success": True, "id": "id", "slices": 2, **fields})
+
+
+def test_a_task_ends_when_its_last_mask_has_come_and_is_applied_whichever_comes_first(tasks: Tasks) -> None:
+    goal = tasks.start()
+    tasks.mask(goal, 0)
+    goal.ended.set_result(result(stopped=["It ends."]))
+    assert not tasks.ends, "a mask was still to come"
+    tasks.mask(goal, 1)
+    tasks.tasks.heard(TaskMessage("id", None))
+    assert not tasks.ends, "APL_MSK had still to apply it"
+    tasks.tasks.on_applied(["id"])
+    assert tasks.ends == [(TaskEnd(True, "", ("It ends.",), 2, 0.0), "")]
+    assert [(each.answer.image.key.index, each.done) for each in tasks.progress] == [(0, 1), (1, 2)]
+
+    goal = tasks.start()
+    tasks.tasks.heard(TaskMessage("another id", None))
+    tasks.tasks.on_applied(["id", "another id"])
+    goal.ended.set_result(result(id="another id", slices=0))
+    assert len(tasks.ends) == 2
+
+
+def test_masks_that_are_lost_are_told_and_hold_up_no_task_for_good(tasks: Tasks) -> None:
+    goal = tasks.start()
+    tasks.mask(goal, 0)
+    goal.ended.set_result(result())
+    tasks.now = volume_tasks.LAST_MASKS_S
+    tasks.tasks.tick()
+    ((end, why),) = tasks.ends
+    assert not end.success and "1 masks were lost" in end.message and not why
+
+
+def test_the_masks_of_an_earlier_bridges_task_are_not_those_of_a_new_one(tasks: Tasks) -> None:
+    goal = tasks.start()
+    for client_id in ("a", f"a{TASK_MARK}00000000"):
+        tasks.tasks.heard(TaskMessage("id", task_answer(1, client_id)))
+    assert not tasks.progress
+    assert goal.request.client_id.startswith(f"a{TASK_MARK}")
+
+
+def test_progress_without_a_mask_is_told(tasks: Tasks) -> None:
+    goal = tasks.start(kind="automatic")
+    goal.on_feedback(SegmentVolume.Feedback(done=16, total=256))
+    assert tasks.progress == [TaskProgress(None, 16, 256)]
+    assert goal.request.task == SegmentVolume.Goal.AUTOMATIC
+
+
+@pytest.mark.parametrize(
+    ("lose", "sentence"),
+    [
+        (lambda tasks: (setattr(tasks, "is_there", False), tasks.tasks.tick()), "segment_volume is away"),
+        (lambda tasks: tasks.tasks.server_restarted(), "was restarted"),
+        (lambda tasks: tasks.tasks.on_volumes({"v"}), "u is not loaded"),
+        (lambda tasks: FakeGoal.sent[0].ended.set_result(None), "does not take tasks"),
+    ],
+)
+def test_a_task_whose_graph_is_lost_ends_in_a_sentence(
+    tasks: Tasks, lose: Callable[[Tasks], object], sentence: str
+) -> None:
+    goal = tasks.start()
+    tasks.mask(goal, 0)
+    lose(tasks)
+    ((end, why),) = tasks.ends
+    assert end is None and sentence in why
+    # What still comes of it is nobody's.
+    tasks.mask(goal, 1)
+    if not goal.ended.done():
+        goal.ended.set_result(result())
+    tasks.tasks.tick()
+    assert len(tasks.progress) == len(tasks.ends) == 1
+
+
+def test_a_server_that_is_not_there_yet_is_waited_for_a_while(tasks: Tasks) -> None:
+    tasks.is_there = False
+    assert tasks.start() is None
+    tasks.is_there = True
+    tasks.tasks.tick()
+    assert len(FakeGoal.sent) == 1
+    tasks.tasks.cancel("b")
+    assert not FakeGoal.sent[0].cancelled
+    tasks.tasks.cancel("a")
+    assert FakeGoal.sent[0].cancelled
+
+    tasks.is_there = False
+    tasks.start(client_id="c")
+    tasks.tasks.cancel("c")
+    assert "before it began" in tasks.ends[-1][1]
+    tasks.start(client_id="d")
+    tasks.now = 3600.0
+    tasks.tasks.tick()
+    assert "segment_volume is away" in tasks.ends[-1][1]
 
 
 def test_a_step_that_was_redone_is_still_its_clients(owners: StepOwners) -> None:

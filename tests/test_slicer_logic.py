@@ -8,16 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from slicer_scene import SlicerScene
-from SlicerIPPLib.client_events import BridgeState, MaskReceived, MessageReceived
+import vtk
+from scipy.spatial.transform import Rotation
+from slicer_scene import SlicerScene, numpy_matrix, positions, vtk_matrix
+from SlicerIPPLib.client_events import BridgeState, MaskReceived, MessageReceived, ReplyReceived
 from SlicerIPPLib.events import Signal
-from SlicerIPPLib.nodes import voxel_stamp
-from SlicerIPPLib.prompts import INTERACTIVE, RUN
+from SlicerIPPLib.marks import turned_box
+from SlicerIPPLib.nodes import roi_corners, voxel_stamp
 from SlicerIPPLib.state import GraphVolume, Model, SentVolume
 
 from samm_core import ipp
 from samm_core.cycle.request import STILL_WAITING
 from samm_core.geometry import VolumeGeometry
+from samm_core.mask_codec import decode_mask
+from samm_core.tasks.box3d import Box3D
 
 UID = "0123456789abcdef"
 DIMENSIONS = (10, 9, 8)
@@ -34,7 +38,12 @@ class Loaded(SlicerScene):
         self.state.model = Model("a model", "cpu", True, True)
         self.state.graph_volume = GraphVolume(UID, VolumeGeometry(DIMENSIONS, np.eye(4)), (0, 1), ())
         self.state.sent_volume = SentVolume(UID, volume.GetID(), voxel_stamp(volume))
+        self.state.tasks = list(ipp.TASKS)
         self.logic.connection.send_prompt = lambda **fields: self.sent.append(fields)
+        self.runs: list[dict[str, Any]] = []
+        self.notes: list[tuple[str, dict[str, Any]]] = []
+        self.logic.connection.send = lambda kind, **fields: self.notes.append((kind, fields))
+        self.logic.connection.request = self._request
         self.show_slice(3)
 
     def show_slice(self, index: int) -> None:
@@ -56,12 +65,44 @@ class Loaded(SlicerScene):
         fields = {"number": prompt["number"], "stream": prompt["stream"], "cycle": 1, "message": sentence}
         self._handle(MessageReceived(ipp.Message("refused", fields)))
 
+    def volume_mask(self, index: int, mask: np.ndarray | None = None, **changed: Any) -> None:
+        """A mask of the newest run comes in."""
+        mask = np.ones(DIMENSIONS[1::-1], bool) if mask is None else mask
+        run = self.runs[-1]
+        fields = {name: run[name] for name in ("number", "uid", "plane", "segment")}
+        fields |= {"index": index, "shape": list(mask.shape), "score": 0.9, "done": 1, "total": 0, **changed}
+        self._handle(MaskReceived(ipp.unpack(ipp.FROM_BRIDGE, packed("volume_mask", b"x", **fields)), mask))
+
+    def volume_progress(self, done: int, total: int) -> None:
+        fields = {"number": self.runs[-1]["number"], "done": done, "total": total}
+        self._handle(MessageReceived(ipp.Message("volume_progress", fields)))
+
+    def volume_ended(self, **changed: Any) -> None:
+        fields = {"success": True, "message": "", "stopped": [], "slices": 0, "seconds": 1.5, **changed}
+        fields = {"number": self.runs[-1]["number"], **fields}
+        self.reply(ipp.unpack(ipp.FROM_BRIDGE, packed("volume_ended", **fields)))
+
+    def reply(self, message: ipp.Message) -> None:
+        """To the newest run."""
+        self._handle(ReplyReceived(self._on_reply, message))
+
     def written(self) -> list[int]:
         """The indices of the slices that the active segment is on."""
         return sorted({round(float(z)) for z in self.voxels()[:, 2]})
 
+    def _request(self, kind: str, on_reply: Any = None, buffer: bytes = b"", **fields: Any) -> None:
+        """What the bridge would refuse is refused here."""
+        if kind == "segment_volume":
+            ipp.pack(ipp.FROM_SLICER, kind, buffer, **fields)
+            self.runs.append({**fields, "buffer": buffer})
+            self._on_reply = on_reply
+
     def _handle(self, event: Any) -> None:
         self.logic._incoming.handle(event)
+
+
+def packed(kind: str, buffer: bytes = b"", **fields: Any) -> list[bytes]:
+    return ipp.pack(ipp.FROM_BRIDGE, kind, buffer, **fields)
 
 
 @pytest.fixture
@@ -175,44 +216,261 @@ def test_a_box_that_cannot_be_sent_is_named(loaded: Loaded, low, high, sentence:
     assert not loaded.sent
 
 
-def test_a_propagation_asks_for_a_slice_at_a_time_and_stops_where_the_structure_ends(loaded: Loaded) -> None:
-    loaded.mark((4, 5, 3))
-    middle = np.zeros(DIMENSIONS[1::-1], bool)
-    middle[4:6, 4:7] = True
-    loaded.answer(loaded.sent.pop(), middle)
-    loaded.logic.propagate(2)
-    assert loaded.state.is_running
-    assert [(p["stream"], p["index"], p["box_xyxy"]) for p in loaded.sent] == [(RUN, 4, [2, 2, 8, 7])]
-    loaded.answer(loaded.sent.pop(), np.zeros_like(middle))
-    # Upwards the structure has ended.
-    assert [p["index"] for p in loaded.sent] == [2]
-    loaded.answer(loaded.sent.pop(), middle)
-    loaded.answer(loaded.sent.pop(), middle)
-    assert not loaded.state.is_running
-    assert loaded.state.progress == (4, 4)
-    assert loaded.state.log[-1] == "Done."
-    assert loaded.written() == [1, 2, 3]
+def a_mask() -> np.ndarray:
+    mask = np.zeros(DIMENSIONS[1::-1], bool)
+    mask[4:6, 4:7] = True
+    return mask
 
 
-def test_a_three_d_box_leaves_frozen_slices_out(loaded: Loaded) -> None:
+@pytest.fixture
+def painted(loaded: Loaded) -> Loaded:
+    """The shown slice, 3, was painted by hand."""
+    segment_id = loaded.logic.add_segment("painted")
+    loaded.logic.segments.write(segment_id, 2, 3, a_mask())
+    return loaded
+
+
+def test_a_propagation_sends_the_painted_mask_with_its_range_and_the_frozen_slices(painted: Loaded) -> None:
+    painted.show_slice(5)
+    painted.logic.freeze(True)
+    painted.show_slice(3)
+    painted.logic.propagate(2)
+    assert painted.state.is_running
+    (run,) = painted.runs
+    ((mark, data),) = zip(run["masks"], [run["buffer"]], strict=True)
+    np.testing.assert_array_equal(decode_mask(data, tuple(mark["shape"])), a_mask())
+    assert (mark["index"], mark["size"]) == (3, len(data))
+    sent = {name: run[name] for name in ("uid", "task", "plane", "segment", "first", "last", "frozen")}
+    assert sent == {
+        "uid": UID,
+        "task": "propagate",
+        "plane": 0,
+        "segment": "painted",
+        "first": 1,
+        "last": 5,
+        "frozen": [5],
+    }
+
+
+def test_the_masks_of_a_run_are_written_as_they_come_and_are_one_step_of_undo(painted: Loaded) -> None:
+    painted.logic.propagate(2)
+    whole = np.ones_like(a_mask())
+    for done, index in enumerate((3, 4, 2, 5), 1):
+        painted.volume_mask(index, whole, done=done)
+    assert painted.written() == [2, 3, 4, 5]
+    assert painted.state.progress == (4, 5)
+    np.testing.assert_array_equal(painted.logic.segments.mask_on(painted.logic.shown_place()), a_mask())
+    painted.volume_ended(slices=4, stopped=["From slice 3 to slice 2: the structure ends."])
+    assert painted.state.log[-2:] == [
+        "From slice 3 to slice 2: the structure ends.",
+        "Done: 4 slices in 1.5 s.",
+    ]
+    assert not painted.state.is_running
+    painted.logic.undo()
+    assert painted.written() == [3]
+    painted.logic.redo()
+    assert painted.written() == [2, 3, 4, 5]
+
+
+def test_what_is_done_in_between_ends_the_step_of_a_run(painted: Loaded) -> None:
+    painted.logic.propagate(3)
+    painted.volume_mask(4)
+    painted.logic.undo()
+    painted.volume_mask(5)
+    assert not painted.state.can_redo
+    painted.logic.segments.write(painted.parameters.segment_id, 2, 0, a_mask())
+    painted.volume_mask(6)
+    for expected in ([0, 3, 5], [3, 5], [3]):
+        painted.logic.undo()
+        assert painted.written() == expected
+
+
+def test_a_run_that_is_stopped_is_cancelled_and_what_still_comes_is_not_written(painted: Loaded) -> None:
+    painted.logic.propagate(3)
+    painted.volume_mask(4)
+    number = painted.runs[0]["number"]
+    painted.logic.stop()
+    assert painted.notes == [("cancel_volume", {"number": number})]
+    painted.volume_mask(5, number=number)
+    painted.volume_ended(number=number, success=False, message="Cancelled.")
+    assert painted.written() == [3, 4]
+    assert (painted.state.log[-1], painted.state.dropped) == ("Stopped.", 1)
+
+
+def test_a_frozen_slice_keeps_what_it_holds_whatever_a_run_brings(painted: Loaded) -> None:
+    painted.logic.propagate(2)
+    painted.show_slice(4)
+    painted.logic.freeze(True)
+    painted.volume_mask(4)
+    painted.volume_mask(5)
+    assert painted.written() == [3, 5]
+    assert painted.state.is_running
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"uid": "another"}, "for another volume"),
+        ({"plane": 1}, "not asked for"),
+        ({"index": 7}, "not asked for"),
+        ({"mask": np.ones((3, 3), bool)}, "pixels"),
+    ],
+)
+def test_a_mask_that_does_not_fit_its_run_ends_it_in_a_sentence(
+    painted: Loaded, changed: dict[str, Any], sentence: str
+) -> None:
+    painted.logic.propagate(2)
+    painted.volume_mask(**{"index": 4, **changed})
+    assert sentence in painted.state.log[-1]
+    assert painted.written() == [3]
+    assert not painted.state.is_running
+    assert painted.notes[-1][0] == "cancel_volume"
+
+
+def test_voxels_that_change_and_a_segment_that_is_deleted_end_a_run(painted: Loaded) -> None:
+    painted.logic.propagate(2)
+    painted.parameters.segmentation.GetSegmentation().RemoveSegment(painted.parameters.segment_id)
+    painted.volume_mask(4)
+    assert "segment was deleted" in painted.state.log[-1]
+    segment_id = painted.logic.add_segment("again")
+    painted.logic.segments.write(segment_id, 2, 3, a_mask())
+    painted.logic.propagate(2)
+    painted.parameters.volume.GetImageData().Modified()
+    painted.volume_mask(4)
+    assert "has changed" in painted.state.log[-1]
+    assert painted.written() == [3]
+    painted.logic.propagate(2)
+    assert len(painted.runs) == 2 and "has changed" in painted.state.log[-1]
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_a_bridge_that_refuses_or_is_lost_ends_a_run_in_a_sentence(painted: Loaded, done: int) -> None:
+    painted.logic.propagate(2)
+    for _ in range(done):
+        painted.volume_mask(4)
+    painted.reply(ipp.Message("error", {"message": "The bridge was lost before it answered."}))
+    stays = " What is segmented stays." if done else ""
+    assert painted.state.log[-1] == f"The bridge was lost before it answered.{stays}"
+    assert not painted.state.is_running
+
+
+def test_an_older_bridge_does_no_runs_and_the_controls_say_so(painted: Loaded) -> None:
+    painted.state.tasks = []
+    painted.parameters.roi = painted.add_roi((2, 2, 2.6), (6, 7, 5.4), np.eye(4))
+    reasons = painted.logic.reasons()
+    for control in ("propagate", "segment_roi", "everything"):
+        assert "older than Slicer-IPP" in reasons[control]
+    assert not reasons["prompt"]
+
+
+def test_a_model_that_takes_no_box_propagates_and_fills_none(painted: Loaded) -> None:
+    painted.state.model = Model("points", "cpu", True, False)
+    painted.parameters.roi = painted.add_roi((2, 2, 2.6), (6, 7, 5.4), np.eye(4))
+    assert not painted.logic.reasons()["propagate"]
+    assert "takes no box" in painted.logic.reasons()["segment_roi"]
+
+
+def test_a_three_d_box_is_sent_in_millimetres_for_the_whole_volume(loaded: Loaded) -> None:
     loaded.parameters.roi = loaded.add_roi((2, 2, 2.6), (6, 7, 5.4), np.eye(4))
-    loaded.show_slice(4)
-    loaded.logic.freeze(True)
     loaded.logic.segment_roi()
-    loaded.answer(loaded.sent[-1])
-    loaded.answer(loaded.sent[-1])
-    assert [p["index"] for p in loaded.sent] == [3, 5]
-    assert loaded.state.progress == (2, 2)
-    assert not loaded.state.is_running
+    (run,) = loaded.runs
+    assert (run["task"], run["first"], run["last"], run["masks"]) == ("box", 0, 7, [])
+    np.testing.assert_allclose(run["box3d"]["centre_ras"], (4, 4.5, 4))
+    np.testing.assert_allclose(run["box3d"]["size_mm"], (4, 5, 2.8))
+    np.testing.assert_allclose(np.abs(run["box3d"]["orientation_xyzw"]), (0, 0, 0, 1))
+    assert loaded.state.progress == (0, 3)
+    loaded.volume_mask(3, segment="Segment_1")
+    assert loaded.written() == [3]
 
 
-def test_a_run_ends_with_the_sentence_that_refuses_it(loaded: Loaded) -> None:
-    loaded.parameters.roi = loaded.add_roi((2, 2, 2.6), (6, 7, 5.4), np.eye(4))
+def test_a_three_d_box_beside_the_volume_is_named(loaded: Loaded) -> None:
+    loaded.parameters.roi = loaded.add_roi((2, 2, 20), (6, 7, 25), np.eye(4))
     loaded.logic.segment_roi()
-    assert "under way" in loaded.logic.reasons()["propagate"]
-    loaded.refuse(loaded.sent[-1], "The model failed.")
-    assert loaded.state.log[-1] == "The model failed."
-    assert not loaded.state.is_running
+    assert "crosses no slice" in loaded.state.log[-1]
+    loaded.parameters.roi = loaded.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "not placed")
+    loaded.logic.segment_roi()
+    assert "crosses no slice" in loaded.state.log[-1]
+    assert not loaded.runs
+
+
+def _turned(degrees: float, axis: tuple[float, float, float], centre: tuple[float, ...]) -> np.ndarray:
+    transform = vtk.vtkTransform()
+    transform.Translate(*centre)
+    transform.RotateWXYZ(degrees, *axis)
+    return numpy_matrix(transform.GetMatrix())
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize(
+    "placed", [np.eye(4), _turned(75, (1, -2, 3), (3, -4, 5))], ids=["upright", "turned"]
+)
+@pytest.mark.parametrize("moved", [np.eye(4), _turned(40, (2, 1, 0), (9, 8, 7))], ids=["as it is", "moved"])
+def test_a_roi_is_the_box_whose_corners_it_has_in_the_volumes_own_space(
+    loaded: Loaded, placed: np.ndarray, moved: np.ndarray, mirrored: bool
+) -> None:
+    if mirrored:
+        placed = placed @ np.diag([-1.0, 1, 1, 1])
+    node = loaded.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    node.SetMatrixTransformToParent(vtk_matrix(moved))
+    loaded.parameters.volume.SetAndObserveTransformNodeID(node.GetID())
+    roi = loaded.add_roi((-2, 2, 2.6), (6, 7, 5.4), placed)
+
+    box = turned_box(roi, loaded.parameters.volume)
+
+    # As the graph reads it.
+    axes = Rotation.from_quat(box["orientation_xyzw"]).as_matrix()
+    found = Box3D(box["centre_ras"], axes, np.array(box["size_mm"]) / 2).corners_ras
+    expected = positions(np.linalg.inv(moved), roi_corners(roi))
+    order = [np.lexsort(np.round(corners, 3).T) for corners in (found, expected)]
+    np.testing.assert_allclose(found[order[0]], expected[order[1]], atol=1e-5)
+
+
+def test_a_roi_that_a_transform_shears_is_held_by_its_box(loaded: Loaded) -> None:
+    sheared = np.eye(4)
+    sheared[0, 1] = 0.5
+    node = loaded.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    node.SetMatrixTransformToParent(vtk_matrix(sheared))
+    loaded.parameters.volume.SetAndObserveTransformNodeID(node.GetID())
+    roi = loaded.add_roi((2, 2, 2.6), (6, 7, 5.4), np.eye(4))
+    box = turned_box(roi, loaded.parameters.volume)
+    axes = Rotation.from_quat(box["orientation_xyzw"]).as_matrix()
+    offsets = (positions(np.linalg.inv(sheared), roi_corners(roi)) - box["centre_ras"]) @ axes
+    np.testing.assert_allclose(np.abs(offsets).max(axis=0), np.array(box["size_mm"]) / 2)
+
+
+def test_everything_on_a_slice_arrives_as_new_segments_that_one_undo_takes_away(painted: Loaded) -> None:
+    kept, segmentation = painted.parameters.segment_id, painted.parameters.segmentation.GetSegmentation()
+
+    def names() -> list[str]:
+        return [segmentation.GetNthSegment(n).GetName() for n in range(segmentation.GetNumberOfSegments())]
+
+    painted.logic.segment_everything()
+    (run,) = painted.runs
+    assert (run["task"], run["segment"], run["first"]) == ("automatic", "Axial 3", 3)
+    painted.volume_progress(done=16, total=256)
+    assert painted.state.progress == (16, 256)
+    for name in ("Axial 3 1", "Axial 3 2"):
+        painted.volume_mask(3, segment=name)
+    painted.volume_ended(slices=2)
+    assert painted.state.log[-1] == "Done: 2 new segments in 1.5 s."
+    assert names() == ["painted", "Axial 3 1", "Axial 3 2"]
+    ids = [segmentation.GetNthSegmentID(n) for n in (1, 2)]
+    assert painted.parameters.segment_id == kept and painted.written() == [3]
+    painted.logic.undo()
+    assert names() == ["painted"]
+    painted.logic.redo()
+    assert names() == ["painted", "Axial 3 1", "Axial 3 2"]
+    assert [len(painted.voxels(each)) for each in ids] == [a_mask().size] * 2
+    painted.logic.segment_everything()
+    assert painted.runs[-1]["segment"] == "Axial 3 (2)", "its segments would not be new"
+
+
+def test_a_run_ends_with_the_sentence_that_refuses_it(painted: Loaded) -> None:
+    painted.logic.propagate(2)
+    assert "under way" in painted.logic.reasons()["propagate"]
+    painted.volume_ended(success=False, message="The model failed.")
+    assert painted.state.log[-1] == "The model failed."
+    assert not painted.state.is_running
 
 
 def test_without_its_view_a_prompt_says_which_layout_it_needs(loaded: Loaded) -> None:
@@ -220,14 +478,6 @@ def test_without_its_view_a_prompt_says_which_layout_it_needs(loaded: Loaded) ->
     loaded.logic.prompt()
     assert loaded.state.prompt_problem == "There is no Red slice view; choose a layout that has it."
     assert not loaded.logic.is_frozen()
-
-
-def test_prompts_are_numbered_upwards_over_all_streams(loaded: Loaded) -> None:
-    loaded.mark((4, 5, 3))
-    loaded.parameters.roi = loaded.add_roi((2, 2, 2.6), (6, 7, 3.4), np.eye(4))
-    loaded.logic.segment_roi()
-    first, second = loaded.logic.prompts.newest(INTERACTIVE), loaded.logic.prompts.newest(RUN)
-    assert 0 < first < second
 
 
 def test_a_slot_may_disconnect_itself() -> None:

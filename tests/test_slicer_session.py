@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import slicer.util
 import vtk
 from bridge_process import BridgeProcess, free_ports
@@ -276,28 +279,217 @@ def test_points_elsewhere_are_named_and_not_sent(with_mni: SlicerScene, mni: Vol
     assert not with_mni.logic.prompts.newest(INTERACTIVE)
 
 
-def test_propagation_follows_the_structure_and_a_roi_gives_each_slice(
-    with_mni: SlicerScene, mni: Volume
-) -> None:
-    to_ras = mni.geometry.ijk_to_ras
-    _box(with_mni, "Red", to_ras)
-    with_mni.spin_until(lambda: with_mni.state.score is not None)
-    with_mni.logic.propagate(1)
-    assert "under way" in with_mni.logic.reasons()["propagate"]
-    with_mni.spin_until(
-        lambda: with_mni.state.progress == (2, 2) and not with_mni.logic.reasons()["propagate"]
-    )
-    assert np.unique(np.rint(with_mni.voxels()[:, 2] - to_ras[2, 3])).tolist() == [34, 35, 36]
+def _slices(scene: SlicerScene, mni: Volume, axis: int = 1) -> list[int]:
+    """The indices, along an IJK axis, of the slices that the active segment is on."""
+    ijk = positions(np.linalg.inv(mni.geometry.ijk_to_ras), scene.voxels())
+    return np.unique(np.rint(ijk[:, axis])).astype(int).tolist()
 
-    with_mni.logic.add_segment("roi")
+
+def _run(scene: SlicerScene, run: Callable[[], None]) -> None:
+    """From its start to its end."""
+    run()
+    assert scene.state.is_running, scene.state.log[-3:]
+    scene.spin_until(lambda: not scene.state.is_running)
+
+
+@contextlib.contextmanager
+def _copy(graph: str, scene: SlicerScene) -> Iterator[Callable[[], int]]:
+    """How many voxels the graph's copy of the active segment has."""
+    node, segment_id = scene.parameters.segmentation, scene.parameters.segment_id
+    name = node.GetSegmentation().GetSegment(segment_id).GetName()
+    with GraphClient(graph, f"looker-{uuid.uuid4().hex[:6]}") as client:
+
+        def voxels() -> int:
+            held = client.segmentation_of(scene.state.sent_volume.uid)
+            return next((each.voxels for each in held.segments if each.name == name), 0) if held else 0
+
+        yield voxels
+
+
+@pytest.fixture
+def with_stem(with_mni: SlicerScene, mni: Volume) -> SlicerScene:
+    """Green shows the brain stem, whose mask is there; nothing follows what is marked any more."""
+    with_mni.logic.add_segment(f"stem {uuid.uuid4().hex[:6]}")
+    _box(with_mni, "Green", mni.geometry.ijk_to_ras)
+    with_mni.spin_until(lambda: with_mni.state.score is not None)
     with_mni.parameters.live = False
-    with_mni.parameters.roi = with_mni.add_roi((36, 110, 34.6), (82, 162, 36.4), to_ras)
+    return with_mni
+
+
+def test_a_mask_is_propagated_and_one_undo_takes_all_of_it_back_here_and_in_the_graph(
+    with_stem: SlicerScene, mni: Volume, shared_graph: str
+) -> None:
+    before = with_stem.voxels()
+    with _copy(shared_graph, with_stem) as in_graph:
+        with_stem.spin_until(lambda: in_graph() == len(before))
+        with_stem.logic.propagate(2)
+        assert "under way" in with_stem.logic.reasons()["propagate"]
+        with_stem.spin_until(lambda: not with_stem.state.is_running)
+        log = with_stem.state.log
+        assert with_stem.state.progress == (5, 5), log
+        assert log[-1].startswith("Done: 5 slices in ")
+        assert set(log[-3:-1]) == {f"From slice 100 to slice {end}: the range ends." for end in (98, 102)}
+        assert _slices(with_stem, mni) == [98, 99, 100, 101, 102]
+        propagated = with_stem.voxels()
+        with_stem.spin_until(lambda: in_graph() == len(propagated))
+
+        with_stem.logic.undo()
+        np.testing.assert_array_equal(with_stem.voxels(), before)
+        with_stem.spin_until(lambda: in_graph() == len(before))
+        with_stem.logic.redo()
+        np.testing.assert_array_equal(with_stem.voxels(), propagated)
+        with_stem.spin_until(lambda: in_graph() == len(propagated))
+
+
+def test_a_mask_that_was_painted_by_hand_is_carried_and_kept(
+    with_mni: SlicerScene, mni: Volume, lite_medsam
+) -> None:
+    axis, index, box = BOXES["Green"]
+    with_mni.parameters.view = "Green"
+    with_mni.show("Green", axis, index, mni.geometry.ijk_to_ras)
+    segment_id = with_mni.logic.add_segment("painted")
+    with_mni.logic.propagate(1)
+    assert "no mask to propagate" in with_mni.state.log[-1]
+
+    (embedding,) = lite_medsam.encode([mni.slice_image(Plane.CORONAL, index)])
+    painted = lite_medsam.decode(embedding, PixelPrompt(box_xyxy=np.float32(box))).mask.copy()
+    painted[::7] = False
+    with_mni.logic.segments.write(segment_id, axis, index, painted)
+    _run(with_mni, lambda: with_mni.logic.propagate(1))
+    assert _slices(with_mni, mni) == [99, 100, 101], with_mni.state.log
+    np.testing.assert_array_equal(with_mni.logic.segments.mask_on(with_mni.logic.shown_place()), painted)
+
+
+def test_frozen_slices_are_not_written_and_end_a_propagation(with_stem: SlicerScene, mni: Volume) -> None:
+    to_ras = mni.geometry.ijk_to_ras
+    with_stem.show("Green", 1, 101, to_ras)
+    with_stem.logic.freeze(True)
+    with_stem.show("Green", 1, 100, to_ras)
+    _run(with_stem, lambda: with_stem.logic.propagate(2))
+    assert _slices(with_stem, mni) == [98, 99, 100]
+    assert "From slice 100 to slice 100: the next slice is frozen." in with_stem.state.log
+
+
+def test_a_run_that_is_stopped_leaves_whole_slices_as_one_step_and_another_can_begin(
+    with_stem: SlicerScene, mni: Volume
+) -> None:
+    before = with_stem.voxels()
+    with_stem.logic.propagate(40)
+    with_stem.spin_until(lambda: with_stem.state.progress[0] >= 4)
+    with_stem.logic.stop()
+    assert with_stem.state.log[-1] == "Stopped."
+    assert not with_stem.logic.reasons()["propagate"]
+    done = with_stem.state.progress[0]
+    stopped = with_stem.voxels()
+    assert len(_slices(with_stem, mni)) == done
+    _run(with_stem, lambda: with_stem.logic.propagate(1))
+    assert with_stem.state.progress == (3, 3), with_stem.state.log
+    with_stem.logic.undo()
+    np.testing.assert_array_equal(with_stem.voxels(), stopped)
+    with_stem.logic.undo()
+    np.testing.assert_array_equal(with_stem.voxels(), before)
+
+
+def test_another_volume_in_the_graph_ends_no_run_and_another_chosen_one_does(
+    with_stem: SlicerScene, mni: Volume, mni_path: Path, shared_graph: str, tmp_path: Path
+) -> None:
+    image = sitk.ReadImage(str(mni_path))[40:120, 60:140, 50:110]
+    sitk.WriteImage(image, str(tmp_path / "other.nrrd"))
+    with GraphClient(shared_graph, "another") as client:
+        with_stem.logic.propagate(3)
+        client.load(tmp_path / "other.nrrd")
+        with_stem.spin_until(lambda: not with_stem.state.is_running)
+        assert with_stem.state.log[-1].startswith("Done: "), with_stem.state.log
+        assert with_stem.state.progress[0] > 3
+
+        before = with_stem.voxels()
+        with_stem.logic.propagate(20)
+        volume = with_stem.parameters.volume
+        with_stem.add_volume(np.zeros((3, 4, 5), np.int16), np.eye(4), (0, 1))
+        with_stem.spin_until(lambda: not with_stem.state.is_running)
+        assert "for another volume" in with_stem.state.log[-1]
+        with_stem.parameters.volume = volume
+        np.testing.assert_array_equal(with_stem.voxels(), before)
+        client.load(mni_path)
+
+
+def test_a_bridge_that_is_killed_ends_the_run_in_a_sentence_and_the_next_run_works(
+    shared_graph: str, mni: Volume, mni_path: Path, tmp_path: Path
+) -> None:
+    ports = free_ports()
+    bridge = BridgeProcess(shared_graph, tmp_path)
+    bridge.start(ports)
+    try:
+        with SlicerScene() as scene:
+            scene.connect(ports["IPP/2"])
+            scene.add_volume(mni.voxels, mni.geometry.ijk_to_ras, (mni.window.lower, mni.window.upper))
+            scene.load()
+            _box(scene, "Green", mni.geometry.ijk_to_ras)
+            scene.spin_until(lambda: scene.state.score is not None)
+            scene.parameters.live = False
+            scene.logic.propagate(40)
+            scene.spin_until(lambda: scene.state.progress[0] >= 2)
+            bridge.kill()
+            scene.spin_until(lambda: not scene.state.is_running)
+            assert any("lost before it answered. What is segmented stays." in s for s in scene.state.log)
+            assert len(_slices(scene, mni)) == scene.state.progress[0]
+            bridge.start(ports)
+            scene.spin_until(lambda: not scene.logic.reasons()["propagate"])
+            _run(scene, lambda: scene.logic.propagate(1))
+            assert scene.state.progress == (3, 3), scene.state.log
+    finally:
+        bridge.stop()
+    with GraphClient(shared_graph, "after") as client:
+        client.load(mni_path)
+
+
+def test_a_three_d_box_is_segmented_on_each_slice_that_it_crosses(with_mni: SlicerScene, mni: Volume) -> None:
+    to_ras = mni.geometry.ijk_to_ras
+    x0, y0, x1, y1 = BOXES["Green"][2]
+    with_mni.parameters.view = "Green"
+    with_mni.show("Green", 1, 100, to_ras)
+    with_mni.parameters.roi = with_mni.add_roi((x0, 98.6, y0), (x1, 101.4, y1), to_ras)
     with_mni.logic.observe()
-    with_mni.logic.segment_roi()
-    with_mni.spin_until(
-        lambda: with_mni.state.progress == (2, 2) and not with_mni.logic.reasons()["segment_roi"]
-    )
-    assert np.unique(np.rint(with_mni.voxels()[:, 2] - to_ras[2, 3])).tolist() == [35, 36]
+    _run(with_mni, with_mni.logic.segment_roi)
+    assert _slices(with_mni, mni) == [99, 100, 101], with_mni.state.log
+    with_mni.logic.undo()
+    assert not len(with_mni.voxels())
+
+
+def test_a_turned_box_in_a_turned_volume_is_the_box_that_it_is_on_the_screen(
+    slicer_ipp: SlicerScene, mni: Volume
+) -> None:
+    transform = _turned(90, (0, 0, 1)) @ _turned(10, (1, 0, 0))
+    transform[:3, 3] = (5, -7, 11)
+    to_world = transform @ mni.geometry.ijk_to_ras
+    slicer_ipp.add_volume(mni.voxels, mni.geometry.ijk_to_ras, (mni.window.lower, mni.window.upper))
+    node = slicer_ipp.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    node.SetMatrixTransformToParent(vtk_matrix(transform))
+    slicer_ipp.parameters.volume.SetAndObserveTransformNodeID(node.GetID())
+    slicer_ipp.load()
+    # What the graph calls coronal is what the user sees as sagittal.
+    slicer_ipp.parameters.view = "Yellow"
+    slicer_ipp.show("Yellow", 1, 100, to_world)
+    x0, y0, x1, y1 = BOXES["Green"][2]
+    slicer_ipp.parameters.roi = slicer_ipp.add_roi((x0, 98.6, y0), (x1, 101.4, y1), to_world)
+    slicer_ipp.logic.observe()
+    _run(slicer_ipp, slicer_ipp.logic.segment_roi)
+    ijk = positions(np.linalg.inv(to_world), slicer_ipp.voxels())
+    assert np.unique(np.rint(ijk[:, 1])).tolist() == [99, 100, 101], slicer_ipp.state.log
+    assert (ijk.min(axis=0) >= (x0 - 1, 98.5, y0 - 1)).all()
+    assert (ijk.max(axis=0) <= (x1 + 1, 101.5, y1 + 1)).all()
+    assert len(ijk) > 1000
+
+
+def test_everything_on_a_slice_says_how_far_it_is_and_can_be_stopped(with_mni: SlicerScene) -> None:
+    """Hundreds of prompts: what comes of them all is in test_slicer_logic.py."""
+    with_mni.logic.segment_everything()
+    with_mni.spin_until(lambda: with_mni.state.progress[0] > 0)
+    done, total = with_mni.state.progress
+    assert done < total
+    with_mni.logic.stop()
+    assert not with_mni.logic.reasons()["everything"]
+    assert with_mni.state.log[-1] == "Stopped."
 
 
 def test_voxels_that_change_in_place_are_sent_again_before_anything_is_segmented(
@@ -453,6 +645,7 @@ def test_no_call_of_the_gui_waits_for_a_bridge_that_is_away() -> None:
                 logic.cancel_embed,
                 lambda: logic.propagate(3),
                 logic.segment_roi,
+                logic.segment_everything,
                 logic.stop,
                 logic.undo,
                 logic.redo,

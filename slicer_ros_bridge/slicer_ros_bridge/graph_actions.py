@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from samm_core.cycle.request import Answer, ClientPrompt
+from samm_core.geometry import Plane
 from samm_core.latency.events import TaskEvent
+from samm_core.prompts import Prompt
 from samm_core.sources.volume import LoadedVolume, Window
 
 # With this begins, in the trace, the node's name of an APL_MSK that a Slicer did itself.
@@ -51,6 +53,68 @@ class EmbeddingState:
     rate: float
     sweeping: bool
     bytes_used: int
+
+
+@dataclass(frozen=True, eq=False)
+class PaintedMask:
+    """A mask on a slice as a mark of a task. shape: rows, columns. data: encode_mask's bytes of it, BITS_ZLIB."""
+
+    index: int
+    shape: tuple[int, int]
+    data: bytes
+
+
+@dataclass(frozen=True)
+class TurnedBox:
+    """centre_ras: millimetres. size_mm: from face to face along its axes. orientation_xyzw: the unit quaternion of these in RAS."""
+
+    centre_ras: tuple[float, float, float]
+    size_mm: tuple[float, float, float]
+    orientation_xyzw: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeTask:
+    """A task over many slices, as SegmentVolume.action has it.
+
+    kind: propagate, box or automatic. client_id: who asks; the graph knows each of its tasks by a name of its own.
+    first, last: slices. masks, prompts: of marked slices. frozen: slices that are not written.
+    """
+
+    client_id: str
+    volume_uid: str
+    kind: str
+    plane: Plane
+    segment: str
+    first: int
+    last: int
+    masks: Sequence[PaintedMask] = ()
+    prompts: Sequence[Prompt] = ()
+    box: TurnedBox | None = None
+    frozen: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class TaskProgress:
+    """answer: the newest mask; None: progress alone. done: slices with a mask, or prompts of `automatic`. total: 0: not known."""
+
+    answer: Answer | None
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class TaskEnd:
+    """How a task ended. message: why without success; what was done by then stays. stopped: why each side stopped.
+
+    slices: with a mask.
+    """
+
+    success: bool
+    message: str
+    stopped: tuple[str, ...]
+    slices: int
+    seconds: float
 
 
 class GraphListener:
@@ -103,6 +167,14 @@ class GraphActions(Protocol):
 
     def cancel_embed(self) -> None:
         """End the newest embed() early."""
+
+    def segment_volume(
+        self, task: VolumeTask, on_progress: Callable[[TaskProgress], None], done: Done[TaskEnd]
+    ) -> None:
+        """Segment many slices; all of it is one step of undo. done comes after the last mask. A client has one task at a time."""
+
+    def cancel_volume(self, client_id: str) -> None:
+        """End this client's task early, if there is one; its `done` is still to come."""
 
     def undo(self, client_ids: Collection[str], volume_uid: str, done: Done[str]) -> None:
         """Take back the newest step on a volume in the graph, if it is by one of these; undo.py has the rule."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node graph's topics, services and action, as GraphActions: what speaks ROS for the doors.
 
-In:   received_masks, segmentation_status, volumes, model_info, embedding_status, task_events
+In:   received_masks, segmentation_status, volumes, model_info, embedding_status, task_masks, task_events
 Out:  prompts (Prompt, newest), task_events (APL_MSK of Slicers)
-Uses: load_volume, select_model, undo, redo, save_segmentation, embed_volume
+Uses: load_volume, select_model, undo, redo, save_segmentation, embed_volume, segment_volume (volume_tasks.py)
 """
 
 from __future__ import annotations
@@ -30,8 +30,18 @@ from samm_ros.support.goals import Goal
 from samm_ros.support.publishing import NumberedPublisher, stamped
 
 from . import undo
-from .graph_actions import Done, EmbeddingState, GraphListener, ModelState, Post
+from .graph_actions import (
+    Done,
+    EmbeddingState,
+    GraphListener,
+    ModelState,
+    Post,
+    TaskEnd,
+    TaskProgress,
+    VolumeTask,
+)
 from .service_calls import ServiceCalls, is_away
+from .volume_tasks import TaskMessage, VolumeTasks, task_message
 
 
 class NodeGraph:
@@ -50,6 +60,8 @@ class NodeGraph:
         self._cycles: dict[str, CycleProgress] = {}
         self._owners = undo.StepOwners()
         self._goal: Goal | None = None
+        # Which start of the server the volumes are of; empty: none was heard of.
+        self._server = ""
 
         self._prompts = node.create_publisher(msg.Prompt, topics.PROMPTS, topics.OF_ALL_CLIENTS)
         self._events = NumberedPublisher(
@@ -62,20 +74,28 @@ class NodeGraph:
         self._redo = node.create_client(UndoChange, topics.REDO)
         self._save = node.create_client(SaveSegmentation, topics.SAVE_SEGMENTATION)
         self._embed = ActionClient(node, EmbedVolume, topics.EMBED_VOLUME)
+        self._tasks = VolumeTasks(node, post)
 
         of_all, latched, events = topics.OF_ALL_CLIENTS, topics.LATCHED, topics.EVENTS
-        volumes_from_msg, answer_from_msg = conversions.volumes_from_msg, conversions.answer_from_msg
-        self._hear(msg.SliceMask, topics.RECEIVED_MASKS, of_all, answer_from_msg, self._pending.answered)
+        self._hear(
+            msg.SliceMask,
+            topics.RECEIVED_MASKS,
+            of_all,
+            conversions.answer_from_msg,
+            self._pending.answered,
+        )
         self._hear(
             msg.SegmentationStatus,
             topics.SEGMENTATION_STATUS,
             latched,
-            conversions.cycles_from_msg,
-            self._on_cycles,
+            lambda message: (conversions.cycles_from_msg(message), tuple(message.ended_tasks)),
+            lambda heard: self._on_status(*heard),
         )
-        self._hear(msg.VolumeList, topics.VOLUMES, latched, volumes_from_msg, self._on_volumes)
+        self._hear(msg.VolumeList, topics.VOLUMES, latched, _volumes, lambda heard: self._on_volumes(*heard))
         self._hear(msg.ModelInfo, topics.MODEL_INFO, latched, _model, self._on_model)
         self._hear(msg.EmbeddingStatus, topics.EMBEDDING_STATUS, latched, _embedding, self._on_embedding)
+        # Before task_events: of two that lie ready the mask is taken first.
+        self._hear(msg.TaskMask, topics.TASK_MASKS, topics.TASKS, task_message, self._on_task_mask)
         self._hear(msg.TaskEvent, topics.TASK_EVENTS, events, event_of, self._on_event)
 
     # What the doors ask.
@@ -92,6 +112,7 @@ class NodeGraph:
     def tick(self) -> None:
         """Send again what got lost; call some times a second, on the doors' thread."""
         self._pending.resend(self._cycles)
+        self._tasks.tick()
 
     def load_volume(self, path: Path, window: Window | None, done: Done[LoadedVolume]) -> None:
         request = LoadVolume.Request(path=str(path))
@@ -152,6 +173,14 @@ class NodeGraph:
         if self._goal is not None:
             self._goal.cancel()
 
+    def segment_volume(
+        self, task: VolumeTask, on_progress: Callable[[TaskProgress], None], done: Done[TaskEnd]
+    ) -> None:
+        self._tasks.start(task, on_progress, done)
+
+    def cancel_volume(self, client_id: str) -> None:
+        self._tasks.cancel(client_id)
+
     def publish_event(self, event: TaskEvent) -> None:
         self._events.publish(event)
 
@@ -180,12 +209,17 @@ class NodeGraph:
 
         self._node.create_subscription(kind, topic, heard, qos)
 
-    def _on_cycles(self, cycles: dict[str, CycleProgress]) -> None:
+    def _on_status(self, cycles: dict[str, CycleProgress], ended_tasks: tuple[str, ...]) -> None:
         self._cycles = cycles
         self._pending.refused(cycles)
+        self._tasks.on_applied(ended_tasks)
 
-    def _on_volumes(self, volumes: list[LoadedVolume]) -> None:
+    def _on_volumes(self, server: str, volumes: list[LoadedVolume]) -> None:
+        if self._server not in ("", server):
+            self._tasks.server_restarted()
+        self._server = server
         self.volumes = {volume.uid: volume for volume in volumes}
+        self._tasks.on_volumes(set(self.volumes))
         self._tell(lambda listener: listener.on_volumes())
 
     def _on_model(self, model: ModelState) -> None:
@@ -196,6 +230,11 @@ class NodeGraph:
         self.embedding = embedding
         self._tell(lambda listener: listener.on_embedding(embedding))
 
+    def _on_task_mask(self, message: TaskMessage) -> None:
+        if message.answer:
+            self._owners.note_task(message.answer.client_id, message.answer.cycle, message.id)
+        self._tasks.heard(message)
+
     def _on_event(self, event: TaskEvent) -> None:
         self._owners.note(event)
         self._tell(lambda listener: listener.on_event(event))
@@ -204,6 +243,10 @@ class NodeGraph:
         """Each by a posted call of its own: one that fails keeps nothing from the others."""
         for listener in self._listeners:
             self._post(lambda listener=listener: tell(listener))
+
+
+def _volumes(message: msg.VolumeList) -> tuple[str, list[LoadedVolume]]:
+    return message.server, conversions.volumes_from_msg(message)
 
 
 def _model(message: msg.ModelInfo) -> ModelState:

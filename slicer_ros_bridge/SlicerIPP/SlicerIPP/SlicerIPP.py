@@ -249,6 +249,7 @@ class SlicerIPPWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             ui.promptButton: lambda: self._segmentation.prompt(),
             ui.propagateButton: lambda: self._segmentation.propagate(ui.propagateSpinBox.value),
             ui.segmentRoiButton: lambda: self._segmentation.segment_roi(),
+            ui.everythingButton: lambda: self._segmentation.segment_everything(),
             ui.stopButton: lambda: self._segmentation.stop(),
             ui.undoButton: lambda: self._segmentation.undo(),
             ui.redoButton: lambda: self._segmentation.redo(),

@@ -30,6 +30,12 @@ MAX_POINTS = 1024
 MAX_WARNINGS = 16
 # Pixels of a mask, along its longer side; as in mask_codec.
 MAX_SIDE = 16384
+# Of a task over many slices.
+TASKS = ("propagate", "box", "automatic")
+MAX_MARKS = 64
+MAX_FROZEN = 4096
+MAX_STOPPED = 2 * MAX_MARKS
+MAX_REASON = 256
 # Rows of prompts of one client: within a stream the newest wins, streams do not touch each other.
 STREAMS = 4
 
@@ -101,6 +107,13 @@ def _mapping(key: _Check, value: _Check) -> _Check:
     return lambda v: isinstance(v, dict) and len(v) <= 64 and all(key(k) and value(v[k]) for k in v)
 
 
+def _record(fields: dict[str, _Check]) -> _Check:
+    """An object with these fields; those that a newer version may add are not looked at."""
+    return lambda v: (
+        isinstance(v, dict) and all(name in v and check(v[name]) for name, check in fields.items())
+    )
+
+
 _COUNT = _integer(0, 2**53)
 _NS = _integer(-(2**61), 2**61)
 _INDEX = _integer(0, 2**31 - 1)
@@ -111,6 +124,14 @@ _AFFINE = _list(_number, (16,))
 _WINDOW = _list(_number, (2,))
 _PAIR = _list(_number, (2,))
 _THREE = _list(_integer(0, 2**31 - 1), (3,))
+_POINTS = _list(_PAIR, range(MAX_POINTS + 1))
+_LABELS = _list(_integer(0, 1), range(MAX_POINTS + 1))
+_BOX = _or_none(_list(_number, (4,)))
+_SHAPE = _list(_integer(1, MAX_SIDE), (2,))
+_XYZ = _list(_number, (3,))
+_MASK_MARK = _record({"index": _INDEX, "shape": _SHAPE, "size": _integer(1, MAX_BUFFER_BYTES)})
+_PROMPT_MARK = _record({"index": _INDEX, "points_xy": _POINTS, "labels": _LABELS, "box_xyxy": _BOX})
+_BOX_3D = _record({"centre_ras": _XYZ, "size_mm": _XYZ, "orientation_xyzw": _list(_number, (4,))})
 DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
 
 
@@ -151,11 +172,29 @@ FROM_SLICER: dict[str, MessageType] = {
             "plane": _PLANE,
             "index": _INDEX,
             "segment": _line(MAX_NAME),
-            "points_xy": _list(_PAIR, range(MAX_POINTS + 1)),
-            "labels": _list(_integer(0, 1), range(MAX_POINTS + 1)),
-            "box_xyxy": _or_none(_list(_number, (4,))),
+            "points_xy": _POINTS,
+            "labels": _LABELS,
+            "box_xyxy": _BOX,
         }
     ),
+    # The buffer: the masks' data, one after the other, as many bytes of each as its `size` says.
+    "segment_volume": MessageType(
+        {
+            "number": _COUNT,
+            "uid": _KEY,
+            "task": _one_of(*TASKS),
+            "plane": _PLANE,
+            "segment": _line(MAX_NAME),
+            "first": _INDEX,
+            "last": _INDEX,
+            "masks": _list(_MASK_MARK, range(MAX_MARKS + 1)),
+            "prompts": _list(_PROMPT_MARK, range(MAX_MARKS + 1)),
+            "box3d": _or_none(_BOX_3D),
+            "frozen": _list(_INDEX, range(MAX_FROZEN + 1)),
+        },
+        buffer=True,
+    ),
+    "cancel_volume": MessageType({"number": _COUNT}),
     "applied": MessageType(
         {"cycle": _COUNT, "stream": _STREAM, "completed": _boolean, "started_ns": _NS, "ended_ns": _NS}
     ),
@@ -176,7 +215,10 @@ FROM_BRIDGE: dict[str, MessageType] = {
             "folder": _or_none(_text(4096)),
             "models": _list(_name, range(65)),
             "window_presets": _mapping(_name, _WINDOW),
-        }
+            "tasks": _list(_name, range(65)),
+        },
+        # Bridges before the tasks over many slices have none.
+        frozenset({"tasks"}),
     ),
     "pong": MessageType({"sent_ns": _NS, "bridge_ns": _NS}),
     "volume_wanted": MessageType({"key": _KEY, "offset": _COUNT}),
@@ -215,12 +257,38 @@ FROM_BRIDGE: dict[str, MessageType] = {
             "uid": _KEY,
             "plane": _PLANE,
             "index": _INDEX,
-            "shape": _list(_integer(1, MAX_SIDE), (2,)),
+            "shape": _SHAPE,
             "segment": _line(MAX_NAME),
             "model": _text(MAX_NAME),
             "score": _number,
         },
         buffer=True,
+    ),
+    "volume_mask": MessageType(
+        {
+            "number": _COUNT,
+            "uid": _KEY,
+            "plane": _PLANE,
+            "index": _INDEX,
+            "shape": _SHAPE,
+            # Of `automatic`, the name that was asked for with a number behind it.
+            "segment": _line(2 * MAX_NAME),
+            "score": _number,
+            "done": _COUNT,
+            "total": _COUNT,
+        },
+        buffer=True,
+    ),
+    "volume_progress": MessageType({"number": _COUNT, "done": _COUNT, "total": _COUNT}),
+    "volume_ended": MessageType(
+        {
+            "number": _COUNT,
+            "success": _boolean,
+            "message": _text(MAX_TEXT),
+            "stopped": _list(_text(MAX_REASON), range(MAX_STOPPED + 1)),
+            "slices": _COUNT,
+            "seconds": _number,
+        }
     ),
     "refused": MessageType(
         {"number": _COUNT, "cycle": _COUNT, "stream": _STREAM, "message": _text(MAX_TEXT)}

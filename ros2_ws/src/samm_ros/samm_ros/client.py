@@ -79,6 +79,8 @@ class GraphClient:
         self._changed = threading.Condition()
         self._pending = PendingPrompts(self._publish)
         self._cycles: dict[str, CycleProgress] = {}
+        self._on_task_mask: Callable[[msg.SliceMask], None] = lambda mask: None
+        self._ended_tasks: deque[str] = deque(maxlen=16)
         self._context = rclpy.Context()
         rclpy.init(context=self._context, signal_handler_options=rclpy.SignalHandlerOptions.NO)
         self._node = Node("samm_client_api", namespace=namespace, context=self._context)
@@ -94,6 +96,7 @@ class GraphClient:
         self._segment = ActionClient(self._node, SegmentVolume, topics.SEGMENT_VOLUME)
         subscribe = self._node.create_subscription
         subscribe(msg.SliceMask, topics.RECEIVED_MASKS, self._on_answer, topics.OF_ALL_CLIENTS)
+        subscribe(msg.TaskMask, topics.TASK_MASKS, self._on_task, topics.TASKS)
         subscribe(msg.TaskEvent, topics.TASK_EVENTS, self._on_event, topics.EVENTS)
         subscribe(msg.EmbeddingStatus, topics.EMBEDDING_STATUS, self._on_status, topics.LATCHED)
         subscribe(msg.SegmentationStatus, topics.SEGMENTATION_STATUS, self._on_segmentation, topics.LATCHED)
@@ -279,12 +282,19 @@ class GraphClient:
         """Run any task of SegmentVolume; see propagate."""
         self._wait(self._segment.wait_for_server(timeout_s), "the action segment_volume")
 
-        def on_feedback(feedback: SegmentVolume.Feedback) -> None:
-            # What is only told to be under way has no mask.
-            if feedback.mask.client_id and on_slice(conversions.answer_from_msg(feedback.mask)) is False:
+        seen: set[int] = set()
+
+        def heard(mask: msg.SliceMask) -> None:
+            # What is only told to be under way has no mask. Feedback may lose masks of a burst; the topic may be discovered
+            # after the first.
+            if mask.client_id != self.client_id or mask.cycle in seen:
+                return
+            seen.add(mask.cycle)
+            if on_slice(conversions.answer_from_msg(mask)) is False:
                 sent.cancel()
 
-        sent = Goal(self._node, self._segment, goal, on_feedback)
+        self._on_task_mask = heard
+        sent = Goal(self._node, self._segment, goal, lambda feedback: heard(feedback.mask))
         result = self._result(sent.ended, timeout_s)
         if result is None:
             raise PromptError("The server does not take tasks now; see its log.")
@@ -295,6 +305,8 @@ class GraphClient:
             "the masks to be applied",
             timeout_s,
         )
+        with self._changed:
+            self._changed.wait_for(lambda: result.id in self._ended_tasks, CHECK_S)
         return result
 
     def embed(
@@ -394,6 +406,14 @@ class GraphClient:
             return
         with self._changed:
             self._pending.answered(answer)
+
+    def _on_task(self, message: msg.TaskMask) -> None:
+        if not message.ended:
+            self._on_task_mask(message.mask)
+            return
+        with self._changed:
+            self._ended_tasks.append(message.id)
+            self._changed.notify_all()
 
     def _on_event(self, message: msg.TaskEvent) -> None:
         # An event that cannot be is none.

@@ -79,7 +79,7 @@ class IppClient:
         self._thread.join(timeout=2.0)
         self._mailbox.close()
 
-    def request(self, kind: str, on_reply: OnReply, **fields: Any) -> None:
+    def request(self, kind: str, on_reply: OnReply, buffer: bytes = b"", **fields: Any) -> None:
         """Send; on_reply comes with the event of the reply, an `error` when the bridge was lost meanwhile."""
 
         def send() -> None:
@@ -87,8 +87,13 @@ class IppClient:
                 self._put(ReplyReceived(on_reply, _error(_("The bridge is not connected."))))
                 return
             request = next(self._ids)
+            try:
+                frames = ipp.pack(ipp.FROM_SLICER, kind, buffer, id=request, **fields)
+            except ipp.ProtocolError as error:
+                self._put(ReplyReceived(on_reply, _error(str(error))))
+                return
             self._replies[request] = on_reply
-            self._send(ipp.pack(ipp.FROM_SLICER, kind, id=request, **fields))
+            self._send(frames)
 
         self._post(send)
 
@@ -200,6 +205,8 @@ class IppClient:
                 self._send(piece)
         elif message.type in ("mask", "refused"):
             self._prompt_answered(message)
+        elif message.type == "volume_mask":
+            self._put(MaskReceived(message, _mask_of(message)))
         else:
             self._replied(message)
 
@@ -208,7 +215,7 @@ class IppClient:
         if newest and message["number"] >= newest[0]:
             del self._unanswered[message["stream"]]
         if message.type == "mask":
-            self._put(MaskReceived(message, decode_mask(message.buffer, tuple(message["shape"]))))
+            self._put(MaskReceived(message, _mask_of(message)))
         else:
             self._put(MessageReceived(message))
 
@@ -281,6 +288,11 @@ class IppClient:
     def _post(self, command: Callable[[], None]) -> None:
         self._commands.append(command)
         self._mailbox.wake()
+
+
+def _mask_of(message: ipp.Message) -> np.ndarray:
+    """(rows, columns) bool. Raises MaskError for data that is no mask."""
+    return decode_mask(message.buffer, tuple(message["shape"]))
 
 
 def _error(sentence: str) -> ipp.Message:

@@ -48,7 +48,7 @@ class MessageReceived(ClientEvent):
 
 @dataclass(frozen=True, eq=False)
 class MaskReceived(ClientEvent):
-    """mask: (rows, columns) bool."""
+    """A mask of a prompt, or of a task over many slices. mask: (rows, columns) bool."""
 
     message: ipp.Message
     mask: np.ndarray

@@ -86,12 +86,12 @@ class Connection:
 
         threading.Thread(target=test, daemon=True).start()
 
-    def request(self, kind: str, on_reply: OnReply | None = None, **fields: Any) -> None:
+    def request(self, kind: str, on_reply: OnReply | None = None, buffer: bytes = b"", **fields: Any) -> None:
         """Send a request. Without on_reply its outcome goes to the log."""
         if self._client is None:
             self._log.warn(_("Connect first."))
             return
-        self._client.request(kind, on_reply or self._log_reply, **fields)
+        self._client.request(kind, on_reply or self._log_reply, buffer, **fields)
 
     def send(self, kind: str, **fields: Any) -> None:
         """Send what has no reply."""

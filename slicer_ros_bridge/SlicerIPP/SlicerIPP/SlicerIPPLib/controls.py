@@ -20,6 +20,9 @@ _BENT = _("The volume's transform is not linear: harden it (module Transforms) f
 _LOADING = _("The volume is on its way.")
 _NOT_LOADED = _("Load the volume into the graph first.")
 _RUNNING = _("A run over many slices is under way; stop it first.")
+_NO_TASKS = _(
+    "This bridge does one slice at a time: it is older than Slicer-IPP. Update samm_ros on its computer."
+)
 _NOT_RUNNING = _("Nothing is running.")
 _NO_VIEW = _("There is no {view} slice view; choose a layout that has it.")
 _NO_SEGMENT = _("Segment the shown slice first.")
@@ -57,12 +60,12 @@ def why_no_view(parameters: Parameters, has_view: bool) -> str:
     return "" if has_view else _NO_VIEW.format(view=parameters.view)
 
 
-def why_no_run(parameters: Parameters, state: State, has_view: bool) -> str:
-    """Why no run over many slices can begin, whichever it is."""
+def why_no_run(parameters: Parameters, state: State, has_view: bool, task: str) -> str:
+    """Why no run can begin. task: of ipp.TASKS."""
     return (
         why_no_inference(parameters, state)
         or why_no_view(parameters, has_view)
-        or (why_no_box(state.model) if state.model else "")
+        or ("" if task in state.tasks else _NO_TASKS)
         or (_RUNNING if state.is_running else "")
     )
 
@@ -85,7 +88,9 @@ def reasons(parameters: Parameters, state: State, has_view: bool) -> dict[str, s
     view = why_no_view(parameters, has_view)
     points = why_no_points(state.model) if state.model else ""
     box = why_no_box(state.model) if state.model else ""
-    run = why_no_run(parameters, state, has_view)
+    propagate, roi, automatic = (
+        why_no_run(parameters, state, has_view, task) for task in ("propagate", "box", "automatic")
+    )
     is_disconnected = state.bridge == BridgeState.DISCONNECTED
     return {
         "connect": "" if is_disconnected else _CONNECTED,
@@ -101,8 +106,9 @@ def reasons(parameters: Parameters, state: State, has_view: bool) -> dict[str, s
         "live": "",
         "prompt": inference or view,
         "freeze": why_no_volume(parameters) or view,
-        "propagate": run or why_no_segment(parameters),
-        "segment_roi": run or ("" if parameters.roi is not None else _NO_ROI),
+        "propagate": propagate or why_no_segment(parameters),
+        "segment_roi": roi or box or ("" if parameters.roi is not None else _NO_ROI),
+        "everything": automatic,
         "stop": "" if state.is_running else _NOT_RUNNING,
         "embed": inference,
         "cancel_embed": why_no_cancel(state),

@@ -20,6 +20,7 @@ from .connection import Connection
 from .events import Events
 from .log import Log
 from .masks import Masks
+from .runs import Runs
 from .state import EmbeddingProgress, Model, State
 from .volume import VolumeLoader
 
@@ -35,6 +36,7 @@ class Incoming:
         connection: Connection,
         volume: VolumeLoader,
         masks: Masks,
+        runs: Runs,
         marks_wait: Callable[[], None],
     ) -> None:
         """marks_wait: called when what is marked may be sent now, or should be once more."""
@@ -44,6 +46,7 @@ class Incoming:
         self._connection = connection
         self._volume = volume
         self._masks = masks
+        self._runs = runs
         self._marks_wait = marks_wait
         self._on_message = {
             "welcome": self._on_welcome,
@@ -52,12 +55,15 @@ class Incoming:
             "embedding": self._on_embedding,
             "cycle": self._on_cycle,
             "refused": masks.refused,
+            "volume_progress": runs.progressed,
             "error": lambda message: log.warn(message["message"]),
         }
 
     def handle(self, event: ClientEvent) -> None:
         """Raises SammError for what the bridge should not have sent."""
-        if isinstance(event, MaskReceived):
+        if isinstance(event, MaskReceived) and event.message.type == "volume_mask":
+            self._runs.receive(event.message, event.mask)
+        elif isinstance(event, MaskReceived):
             self._masks.receive(event.message, event.mask)
         elif isinstance(event, MessageReceived):
             on_message = self._on_message.get(event.message.type)
@@ -76,6 +82,7 @@ class Incoming:
 
     def _on_welcome(self, message: ipp.Message) -> None:
         self._state.models = list(message["models"])
+        self._state.tasks = list(message.get("tasks", ()))
         presets = message["window_presets"]
         self._state.window_presets = {name: (lower, upper) for name, (lower, upper) in presets.items()}
         self._events.model.emit()

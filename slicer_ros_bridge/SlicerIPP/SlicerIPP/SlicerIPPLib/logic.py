@@ -52,7 +52,9 @@ class SegmentationLogic:
         )
         self.segments = Segments(scene, parameters, self.state, self.events)
         self.prompts = Prompts(parameters, self.state, self.connection, self.segments)
-        self.runs = Runs(self.state, self.events, self._log, self.volume, self.prompts, self.segments)
+        self.runs = Runs(
+            parameters, self.state, self.events, self._log, self.connection, self.volume, self.segments
+        )
         self.masks = Masks(
             parameters,
             self.state,
@@ -61,10 +63,16 @@ class SegmentationLogic:
             self.connection,
             self.prompts,
             self.segments,
-            self.runs,
         )
         self._incoming = Incoming(
-            self.state, self.events, self._log, self.connection, self.volume, self.masks, self._mark
+            self.state,
+            self.events,
+            self._log,
+            self.connection,
+            self.volume,
+            self.masks,
+            self.runs,
+            self._mark,
         )
         self._nodes = ChosenNodes(parameters, slice_nodes, self._mark)
         self._scene_observers = [
@@ -175,12 +183,16 @@ class SegmentationLogic:
             return False
 
     def propagate(self, slices: int) -> None:
-        """Segment up to so many slices on each side of the shown one, each from the mask before it."""
+        """Carry the shown slice's mask to up to so many slices on each side, each until the structure ends."""
         self._run("propagate", lambda place: self.runs.propagate(place, slices))
 
     def segment_roi(self) -> None:
-        """Segment every slice of the view's plane that the 3-D ROI crosses."""
+        """Segment what the 3-D ROI holds, on every slice of the view's plane that it crosses."""
         self._run("segment_roi", lambda place: self.runs.fill_box(place, self.parameters.roi))
+
+    def segment_everything(self) -> None:
+        """Segment everything on the shown slice, each thing as a new segment."""
+        self._run("everything", self.runs.everything)
 
     def stop(self) -> None:
         """End the run over many slices; what is segmented stays."""
@@ -191,11 +203,11 @@ class SegmentationLogic:
         return self.segments.add(name, color)
 
     def undo(self) -> None:
-        """Take back the last mask, here and in the graph's copy."""
+        """Take back the last mask, or all of a run, here and in the graph's copy."""
         self._step("undo", self.segments.undo(), _("There is nothing to undo."))
 
     def redo(self) -> None:
-        """Write the mask again that was taken back last, here and in the graph's copy."""
+        """Write again what was taken back last, here and in the graph's copy."""
         self._step("redo", self.segments.redo(), _("There is nothing to redo."))
 
     def shown_place(self) -> Place:

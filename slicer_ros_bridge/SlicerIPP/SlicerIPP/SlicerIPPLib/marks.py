@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import vtk
 
 from samm_core.errors import PromptError
 from samm_core.prompts import PixelPrompt, prompt_kind_error
 
 from .i18n import tr as _
-from .nodes import placed_points, roi_corners
+from .nodes import array_of, placed_points, roi_corners, to_world
 from .parameters import Parameters
 from .state import Model
 from .view import Place
@@ -110,3 +111,31 @@ def box_on(place: Place, roi: slicer.vtkMRMLMarkupsROINode | None) -> np.ndarray
     if PixelPrompt(box_xyxy=box).outside(*place.geometry.slice_shape(place.plane)):
         raise PromptError(_("{name} lies outside the volume: move it inside.").format(name=roi.GetName()))
     return box
+
+
+def turned_box(
+    roi: slicer.vtkMRMLMarkupsROINode, volume: slicer.vtkMRMLVolumeNode
+) -> dict[str, list[float]] | None:
+    """A ROI as the field box3d of `segment_volume`: in RAS of the volume without its transforms, which the graph knows.
+
+    None when it is not placed. Where a transform shears it, it is the box around it.
+    """
+    corners_world = roi_corners(roi)
+    if corners_world is None:
+        return None
+    world_to_ras = np.linalg.inv(to_world(volume))
+    corners_ras = corners_world @ world_to_ras[:3, :3].T + world_to_ras[:3, 3]
+    axes = world_to_ras[:3, :3] @ array_of(roi.GetObjectToWorldMatrix())[:3, :3]
+    # The rotation that is nearest to its axes; of a mirrored box, one axis the other way is the same box.
+    left, _lengths, right = np.linalg.svd(axes / np.linalg.norm(axes, axis=0))
+    rotation = left @ right
+    rotation[:, 2] *= np.sign(np.linalg.det(rotation))
+    along = corners_ras @ rotation
+    low, high = along.min(axis=0), along.max(axis=0)
+    wxyz = [0.0] * 4
+    vtk.vtkMath.Matrix3x3ToQuaternion(rotation.tolist(), wxyz)
+    return {
+        "centre_ras": (rotation @ ((low + high) / 2)).tolist(),
+        "size_mm": (high - low).tolist(),
+        "orientation_xyzw": [*wxyz[1:], wxyz[0]],
+    }

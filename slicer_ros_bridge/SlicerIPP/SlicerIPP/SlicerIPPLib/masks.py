@@ -15,8 +15,7 @@ from .events import Events
 from .i18n import tr as _
 from .log import Log
 from .parameters import Parameters
-from .prompts import RUN, Prompts, Rejection, SentPrompt
-from .runs import Runs
+from .prompts import Prompts, Rejection, SentPrompt
 from .segments import Segments
 from .state import State
 
@@ -33,7 +32,6 @@ class Masks:
         connection: Connection,
         prompts: Prompts,
         segments: Segments,
-        runs: Runs,
     ) -> None:
         self._parameters = parameters
         self._state = state
@@ -42,7 +40,6 @@ class Masks:
         self._connection = connection
         self._prompts = prompts
         self._segments = segments
-        self._runs = runs
 
     def receive(self, message: ipp.Message, mask: np.ndarray) -> None:
         """mask: (rows, columns) bool, as the message says."""
@@ -51,7 +48,7 @@ class Masks:
         rejection = self._prompts.rejection(message, sent)
         if rejection is None:
             try:
-                mask = self._apply(sent, mask)
+                self._apply(sent, mask)
             except SammError as error:
                 rejection = Rejection(str(error))
         self._connection.send(
@@ -63,34 +60,26 @@ class Masks:
             ended_ns=time.monotonic_ns(),
         )
         if rejection:
-            self._reject(message["stream"], rejection)
+            self._reject(rejection)
             return
         self._prompts.applied(sent)
         self._state.score = message["score"]
         self._events.mask.emit()
-        if message["stream"] == RUN:
-            self._runs.advance(mask)
 
     def refused(self, message: ipp.Message) -> None:
         """The graph has no mask for a prompt."""
         self._prompts.refused(message)
         self._state.prompt_problem = message["message"]
-        if message["stream"] == RUN:
-            self._runs.end(message["message"])
-        else:
-            self._log.warn(message["message"])
+        self._log.warn(message["message"])
 
-    def _apply(self, sent: SentPrompt, mask: np.ndarray) -> np.ndarray:
+    def _apply(self, sent: SentPrompt, mask: np.ndarray) -> None:
         p = self._parameters
         mask = cleaned(mask, p.remove_holes, p.remove_islands, sent.positive_xy)
         self._segments.write(sent.request.segment, sent.axis, sent.request.image.key.index, mask)
-        return mask
 
-    def _reject(self, stream: int, rejection: Rejection) -> None:
+    def _reject(self, rejection: Rejection) -> None:
         self._state.dropped += 1
-        if stream == RUN and self._state.is_running:
-            self._runs.end(rejection.reason)
-        elif not rejection.is_expected:
+        if not rejection.is_expected:
             self._state.prompt_problem = _("A mask was not applied. {reason}").format(reason=rejection.reason)
             self._log.warn(self._state.prompt_problem)
             self._events.controls.emit()

@@ -37,6 +37,7 @@ CONTROLS = {
     "freeze": ("freezeButton",),
     "propagate": ("propagateButton", "propagateSpinBox"),
     "segment_roi": ("segmentRoiButton",),
+    "everything": ("everythingButton",),
     "stop": ("stopButton",),
     "embed": ("embedButton",),
     "cancel_embed": ("cancelEmbedButton",),

@@ -22,8 +22,8 @@ from .segments import Segments
 from .state import State
 from .view import Place
 
-# Streams: within each the newest prompt wins.
-INTERACTIVE, RUN = 0, 1
+# The stream of what is marked: within it the newest prompt wins.
+INTERACTIVE = 0
 # Prompts of a stream whose late masks, such as those of a drag, may still be for what is shown.
 _REMEMBERED = 64
 
@@ -78,8 +78,7 @@ class Prompts:
         """Send a prompt on a slice of the loaded volume, instead of any older one of its stream; its number."""
         segment_id = self._segments.active()
         graph, sent_volume = self._state.graph_volume, self._state.sent_volume
-        # The graph knows no transforms: what is axial there may be coronal here. The IJK axis is the same.
-        plane = next(plane for plane in Plane if graph.geometry.axis(plane) == place.axis)
+        plane = graph.plane_across(place.axis)
         shape = graph.geometry.slice_shape(plane)
         image = ImageId(sent_volume.uid, SliceKey(plane, place.index))
         request = Request(self._counter.next(), str(stream), segment_id, image, shape, prompt)

@@ -34,6 +34,26 @@ class _Change:
     before: SavedPixels
 
 
+@dataclass(frozen=True, eq=False)
+class _Segment:
+    """A segment that was added, or was taken away again. dimensions, ijk_to_local: of the volume that it is for."""
+
+    node_id: str
+    segment_id: str
+    dimensions: tuple[int, int, int]
+    ijk_to_local: np.ndarray
+    name: str
+    color: tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """Changes that are taken back together, the last one first. group: whose next mask joins them; None: nobody's."""
+
+    changes: list[_Change | _Segment]
+    group: int | None = None
+
+
 class SegmentWriter:
     """Nothing but the box is written: not other segments, nor other slices, nor what the user made elsewhere.
 
@@ -42,8 +62,8 @@ class SegmentWriter:
 
     def __init__(self, scene: slicer.vtkMRMLScene) -> None:
         self._scene = scene
-        self._undo: deque[_Change] = deque(maxlen=UNDO_STEPS)
-        self._redo: list[_Change] = []
+        self._undo: deque[_Step] = deque(maxlen=UNDO_STEPS)
+        self._redo: list[_Step] = []
 
     @property
     def can_undo(self) -> bool:
@@ -62,10 +82,11 @@ class SegmentWriter:
         axis: int,
         index: int,
         mask: np.ndarray,
+        group: int | None = None,
     ) -> None:
         """Make `mask`, (rows, columns) bool, what the segment holds on a slice.
 
-        dimensions, ijk_to_local: the volume's voxels along I, J, K and their (4, 4) place in the node's own space.
+        group: masks of a group that follow one another are one step of undo; None: a step of its own. dimensions, ijk_to_local: the volume's voxels along I, J, K and their (4, 4) place in the node's own space.
         axis, index: the slice, on the IJK axis across it. Raises MaskError and changes nothing when the segment cannot be
         written or the mask does not fit.
         """
@@ -93,8 +114,21 @@ class SegmentWriter:
         if is_new and node.GetDisplayNode():
             # Slicer's views take up a segment's first labelmap when its display changes, else only when they are scrolled.
             node.GetDisplayNode().Modified()
-        self._undo.append(change)
-        self._redo.clear()
+        self._push(change, group)
+
+    def add_segment(
+        self,
+        node: slicer.vtkMRMLSegmentationNode,
+        dimensions: tuple[int, int, int],
+        ijk_to_local: np.ndarray,
+        name: str,
+        color: tuple[float, float, float],
+        group: int,
+    ) -> str:
+        """A new segment, whose id it returns; the undo of its group takes it away again."""
+        segment_id = node.GetSegmentation().AddEmptySegment("", name, color)
+        self._push(_Segment(node.GetID(), segment_id, dimensions, ijk_to_local, name, color), group)
+        return segment_id
 
     def mask(
         self,
@@ -110,35 +144,81 @@ class SegmentWriter:
         return slice_of(layer, axis, index) == label
 
     def undo(self) -> bool:
-        """Take back the last mask that still can be; False when there is none."""
+        """Take back the last step that still can be; False when there is none."""
         return self._step(self._undo, self._redo)
 
     def redo(self) -> bool:
-        """Write the mask again that was taken back last; False when there is none."""
+        """Make the step again that was taken back last; False when there is none."""
         return self._step(self._redo, self._undo)
 
-    def _step(self, changes: deque[_Change] | list[_Change], back: deque[_Change] | list[_Change]) -> bool:
-        while changes:
-            change = changes.pop()
-            node = self._scene.GetNodeByID(change.node_id)
-            segment = node and node.GetSegmentation().GetSegment(change.segment_id)
-            image = segment and segment.GetRepresentation(_LABELMAP)
-            if not image:
-                # The user deleted it: what was in it went with it.
-                continue
-            offset = grid_offset(image, change.ijk_to_local)
-            if offset is None or not covers(image, change.dimensions, offset):
-                # Laid over another grid since, or moved by the user.
-                continue
-            y0, y1, x0, x1 = change.before.box
-            plane = slice_of(part_of(image, change.dimensions, offset), change.axis, change.index)
-            label = segment.GetLabelValue()
-            pixels = plane[y0:y1, x0:x1]
-            back.append(replace(change, before=SavedPixels.of(pixels == label, change.before.box)))
-            pixels[...] = np.where(change.before.unpack(), label, 0)
-            update_views(node, change.segment_id, image)
-            return True
+    def _push(self, change: _Change | _Segment, group: int | None) -> None:
+        self._redo.clear()
+        if group is not None and self._undo and self._undo[-1].group == group:
+            self._undo[-1].changes.append(change)
+        else:
+            self._undo.append(_Step([change], group))
+
+    def _step(self, steps: deque[_Step] | list[_Step], back: deque[_Step] | list[_Step]) -> bool:
+        while steps:
+            # Written once, however many of its slices change.
+            drawn: dict[tuple[str, str], slicer.vtkOrientedImageData] = {}
+            reverted = [self._revert(change, drawn) for change in reversed(steps.pop().changes)]
+            for (node_id, segment_id), image in drawn.items():
+                update_views(self._scene.GetNodeByID(node_id), segment_id, image)
+            changes = [change for change in reverted if change is not None]
+            if changes:
+                back.append(_Step(changes))
+                return True
         return False
+
+    def _revert(
+        self, change: _Change | _Segment, drawn: dict[tuple[str, str], slicer.vtkOrientedImageData]
+    ) -> _Change | _Segment | None:
+        """What does it again; None where it cannot be taken back. Adds what is to be drawn to `drawn`."""
+        node = self._scene.GetNodeByID(change.node_id)
+        if not node:
+            return None
+        if isinstance(change, _Segment):
+            return self._revert_segment(change, node, drawn)
+        segment = node.GetSegmentation().GetSegment(change.segment_id)
+        image = segment and segment.GetRepresentation(_LABELMAP)
+        if not image:
+            # The user deleted it: what was in it went with it.
+            return None
+        offset = grid_offset(image, change.ijk_to_local)
+        if offset is None or not covers(image, change.dimensions, offset):
+            # Laid over another grid since, or moved by the user.
+            return None
+        y0, y1, x0, x1 = change.before.box
+        plane = slice_of(part_of(image, change.dimensions, offset), change.axis, change.index)
+        label = segment.GetLabelValue()
+        pixels = plane[y0:y1, x0:x1]
+        again = replace(change, before=SavedPixels.of(pixels == label, change.before.box))
+        pixels[...] = np.where(change.before.unpack(), label, 0)
+        drawn[change.node_id, change.segment_id] = image
+        return again
+
+    def _revert_segment(
+        self,
+        change: _Segment,
+        node: slicer.vtkMRMLSegmentationNode,
+        drawn: dict[tuple[str, str], slicer.vtkOrientedImageData],
+    ) -> _Segment | None:
+        segmentation = node.GetSegmentation()
+        if segmentation.GetSegment(change.segment_id) is None:
+            segmentation.AddEmptySegment(change.segment_id, change.name, change.color)
+            image = self._layer(node, change.segment_id, change.dimensions, change.ijk_to_local)[2]
+            drawn[change.node_id, change.segment_id] = image
+            return change
+        layer, label, _image, _is_new = self._layer(
+            node, change.segment_id, change.dimensions, change.ijk_to_local
+        )
+        if (layer == label).any():
+            # The user went on with it.
+            return None
+        drawn.pop((change.node_id, change.segment_id), None)
+        segmentation.RemoveSegment(change.segment_id)
+        return change
 
     def _layer(
         self,

@@ -58,16 +58,38 @@ class Segments:
         segment = self._parameters.segmentation.GetSegmentation().GetSegment(segment_id)
         return segment.GetName() or segment_id
 
-    def write(self, segment_id: str, axis: int, index: int, mask: np.ndarray) -> None:
+    def write(
+        self, segment_id: str, axis: int, index: int, mask: np.ndarray, group: int | None = None
+    ) -> None:
         """Make `mask`, (rows, columns) bool, what the segment holds on a slice of the chosen volume.
 
-        Raises SammError and changes nothing when it cannot be written.
+        group: as SegmentWriter.write has it. Raises SammError and changes nothing when it cannot be written.
         """
+        node = self._chosen()
+        self._writer.write(node, segment_id, *self._grid(node), axis, index, mask, group)
+        self._tell_history()
+
+    def add_in_group(self, name: str, group: int) -> str:
+        """A new segment, not the active one, that the undo of the group's masks takes away; its id. Raises SammError."""
+        node = self._chosen()
+        color = segment_color(node.GetSegmentation().GetNumberOfSegments())
+        segment_id = self._writer.add_segment(node, *self._grid(node), name, color, group)
+        self._tell_history()
+        return segment_id
+
+    def make_segmentation(self) -> None:
+        """One is made when none is chosen."""
+        if self._parameters.segmentation is None:
+            self._parameters.segmentation = self._add_segmentation()
+            self._events.segments.emit()
+
+    def names(self) -> list[str]:
+        """Of the chosen segmentation's segments."""
         node = self._parameters.segmentation
         if node is None:
-            raise MaskError(_("The segmentation was deleted; choose or add one."))
-        self._writer.write(node, segment_id, *self._grid(node), axis, index, mask)
-        self._tell_history()
+            return []
+        segmentation = node.GetSegmentation()
+        return [segmentation.GetNthSegment(n).GetName() for n in range(segmentation.GetNumberOfSegments())]
 
     def mask_on(self, place: Place) -> np.ndarray:
         """What the active segment holds on a slice, (rows, columns) bool. Raises SammError when it cannot be read."""
@@ -77,12 +99,17 @@ class Segments:
         )
 
     def undo(self) -> bool:
-        """Take back the last mask; False when there is none."""
+        """Take back the last mask, or all masks of a run; False when there is none."""
         return self._step(self._writer.undo())
 
     def redo(self) -> bool:
-        """Write the mask again that was taken back last; False when there is none."""
+        """Write again what was taken back last; False when there is none."""
         return self._step(self._writer.redo())
+
+    def _chosen(self) -> slicer.vtkMRMLSegmentationNode:
+        if self._parameters.segmentation is None:
+            raise MaskError(_("The segmentation was deleted; choose or add one."))
+        return self._parameters.segmentation
 
     def _step(self, is_done: bool) -> bool:
         # Steps of segments that are gone were dropped, also when nothing was done.

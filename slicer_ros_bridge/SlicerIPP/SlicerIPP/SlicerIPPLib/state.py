@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from samm_core import ipp
-from samm_core.geometry import VolumeGeometry
+from samm_core.geometry import Plane, VolumeGeometry
 
 from .client_events import BridgeState
 from .nodes import VoxelStamp
@@ -67,6 +67,10 @@ class GraphVolume:
         geometry = VolumeGeometry(tuple(message["dimensions"]), ijk_to_ras)
         return cls(message["uid"], geometry, (lower, upper), tuple(message.get("warnings", ())))
 
+    def plane_across(self, axis: int) -> Plane:
+        """The graph's plane across an IJK axis. It knows no transforms: what is axial there may be coronal here."""
+        return next(plane for plane in Plane if self.geometry.axis(plane) == axis)
+
 
 @dataclass(frozen=True)
 class SentVolume:
@@ -82,6 +86,7 @@ class State:
     """score: the model's confidence in the last mask. latency: milliseconds of the five tasks, and `total`.
 
     prompt_problem: why what is marked was not sent or not applied, or was in part; empty without a problem.
+    tasks: what the bridge does over many slices: names of ipp.TASKS; none: it is older than these.
     progress: slices done, and all slices, of the last run over many slices. is_running: it is under way.
     frozen: keys of slices whose masks stay. dropped: masks that were not applied.
     """
@@ -89,6 +94,7 @@ class State:
     bridge: BridgeState = BridgeState.DISCONNECTED
     round_trip_ms: float | None = None
     models: list[str] = field(default_factory=list)
+    tasks: list[str] = field(default_factory=list)
     model: Model | None = None
     window_presets: dict[str, tuple[float, float]] = field(default_factory=dict)
     embedding: EmbeddingProgress | None = None

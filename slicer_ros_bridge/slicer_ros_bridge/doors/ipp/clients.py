@@ -103,10 +103,12 @@ class SlicerClient(Recipient):
 
 
 class SlicerClients:
-    """The clients by identity. forget: called with the graph's name of each stream that a client leaves behind."""
+    """The clients by identity. left: called with each client that leaves, or is found to have gone."""
 
-    def __init__(self, send: Send, problem: Callable[[str], None], forget: Callable[[str], None]) -> None:
-        self._send, self._problem, self._forget = send, problem, forget
+    def __init__(
+        self, send: Send, problem: Callable[[str], None], left: Callable[[SlicerClient], None]
+    ) -> None:
+        self._send, self._problem, self._on_left = send, problem, left
         self._clients: dict[bytes, SlicerClient] = {}
         # By name, what those who left worked on: a Slicer that comes back goes on there.
         self._left: OrderedDict[str, tuple[str, Window | None]] = OrderedDict()
@@ -151,8 +153,7 @@ class SlicerClients:
         self._left[client.name] = client.volume_uid, client.window
         if len(self._left) > MAX_CLIENTS:
             self._left.popitem(last=False)
-        for stream in client.numbers:
-            self._forget(client.graph_name(stream))
+        self._on_left(client)
 
     def drop_silent(self) -> None:
         """A client that is silent for ipp.TIMEOUT_S is forgotten."""

@@ -2,7 +2,7 @@
 """The bridge's side of IPP/2: calls each message's handler, and tells the clients what changes in the graph.
 
 `handlers` is the whole dispatch: message type → method. clients.py knows who is connected; volume_messages.py,
-prompt_messages.py and segmentation_messages.py do what takes more than a line.
+prompt_messages.py, task_messages.py and segmentation_messages.py do what takes more than a line.
 
 Which thread calls what:
 
@@ -42,6 +42,7 @@ from ...worker import Worker
 from .clients import Send, SlicerClient, SlicerClients
 from .prompt_messages import PromptMessages
 from .segmentation_messages import SegmentationMessages
+from .task_messages import TaskMessages
 from .volume_messages import VolumeMessages
 
 SOFTWARE = "samm_ros 0.1.0"
@@ -68,9 +69,10 @@ class IppServer(GraphListener):
         problem: Callable[[str], None],
     ) -> None:
         self._graph, self._store = graph, store
-        self._clients = SlicerClients(send, problem, graph.forget)
+        self._clients = SlicerClients(send, problem, self._on_left)
         self._volumes = VolumeMessages(graph, store, worker)
         self._prompts = PromptMessages(graph, self._clients)
+        self._tasks = TaskMessages(graph)
         self._segmentation = SegmentationMessages(graph, save_folder)
         # All types but hello, which alone may come from somebody unknown.
         self.handlers: dict[str, Handler] = {
@@ -80,6 +82,8 @@ class IppServer(GraphListener):
             "window": self._volumes.on_window,
             "prompt": self._prompts.on_prompt,
             "applied": self._prompts.on_applied,
+            "segment_volume": self._tasks.on_segment_volume,
+            "cancel_volume": self._tasks.on_cancel_volume,
             "undo": self._segmentation.on_undo,
             "redo": self._segmentation.on_redo,
             "save": self._segmentation.on_save,
@@ -126,6 +130,8 @@ class IppServer(GraphListener):
                 f"This bridge speaks IPP/{ipp.VERSION}, not IPP/{message['version']}; install the Slicer-IPP of the same release."
             )
         client = self._clients.hello(identity, message["client"])
+        # It says hello again because it lost the connection, and with it its task.
+        self._tasks.end_for(client)
         client.reply(
             message,
             "welcome",
@@ -134,6 +140,7 @@ class IppServer(GraphListener):
             folder=str(self._store.incoming),
             models=list(MODEL_NAMES),
             window_presets={name: [w.lower, w.upper] for name, w in WINDOW_PRESETS.items()},
+            tasks=list(ipp.TASKS),
         )
         client.tell("model", **_model_fields(self._graph.model))
         self._volumes.tell(client)
@@ -149,6 +156,11 @@ class IppServer(GraphListener):
     def _on_bye(self, client: SlicerClient, message: ipp.Message) -> None:
         client.reply(message, "done", text="Goodbye.")
         self._clients.drop(client)
+
+    def _on_left(self, client: SlicerClient) -> None:
+        self._tasks.end_for(client)
+        for stream in client.numbers:
+            self._graph.forget(client.graph_name(stream))
 
     def _on_select_model(self, client: SlicerClient, message: ipp.Message) -> None:
         def done(model: ModelState | None, why: str) -> None:
