@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Embeddings in fewer bits: their memory and masks; a volume's from disk: their time; and memory over many prompts."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """How long a prompt takes to decode on each backend, whether its masks are the reference's, and what the sweep costs it."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """How long a slice takes to encode on each backend and in each precision, and what the parity check says of each."""
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Measures models on a CUDA GPU, with random weights where no checkpoint is given, against the card's measured peak.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """LiteMedSAM's encoder in 8-bit integers, quantized by NNCF, against OpenVINO's float32 on this CPU.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Finds volumes with labels in a folder, in the layouts that people use."""
 

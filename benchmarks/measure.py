@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """What benchmarks share: times taken in turn, the machine's measured peak, and tables."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The server's resident memory while it embeds a volume in full and answers prompts on it, at 16 and at 8 bits a value."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """This graph in the race: launched as `samm up` does, prompted as any client would."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The SAMM paper's design, for the race alone, from its description (arXiv 2304.05622).
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Simulated clicks and boxes on volumes with labels: how good a model's masks are, and after how many clicks."""
 

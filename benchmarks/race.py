@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Races this graph against the SAMM paper's design: same machine, volume, model, decoder, threads and prompts, in one run."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """From the start of the graph's processes to the first mask, on each backend, composed or not, and the server's memory."""
 

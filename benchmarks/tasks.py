@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """A graph's whole-volume tasks: how long a slice takes, and how long prompts of others wait meanwhile.
 

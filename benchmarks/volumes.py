@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Whole structures of volumes with labels from one mark: by propagation, in a 3-D box, and in three planes.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Makes the pictures of the README, with a graph of its own: the overlay, the latency page's plot, Slicer's scene.
 

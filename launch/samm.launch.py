@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The node graph: `ros2 launch samm_ros samm.launch.py name:=value …`, or without ROS `./samm up name:=value …`.
 

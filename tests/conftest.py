@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """What tests of the graph share: a domain and a namespace of their own, and a real graph in processes of its own."""
 

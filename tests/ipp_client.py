@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """A client of IPP/2 for tests, written from docs/understand/ipp.md: one socket, no threads, every wait with a limit."""
 

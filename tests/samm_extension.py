@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Stands in for the published SAMM extension, byte for byte: a REQ socket per request, 10 s of patience."""
 

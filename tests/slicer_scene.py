@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """3D Slicer's core without the desktop, for tests: a real scene with real nodes, and the logic over them."""
 

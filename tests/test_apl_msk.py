@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """APL_MSK as a process of its own: what it tells, to whom, and that no clock, journal or message stops it."""
 

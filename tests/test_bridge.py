@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """slicer_bridge as 3D Slicer meets it: its own process, ZeroMQ to it, the real graph behind it."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """REL10: 100,000 hostile messages over both protocols to a real bridge: no crash, no hang, memory flat."""
 

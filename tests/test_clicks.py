@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Simulated clicks, and the judgement of a model on a folder of volumes with labels."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Real weights on real anatomy: the masks are as good as the model is. A drop means a wrong window, resize or transform."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The pages: they build without a warning, their links lead somewhere, and the README's example uses what there is."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The graph as its users meet it: real processes, DDS between them, real weights on a real MRI."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Who may import whom: the contracts of pyproject.toml, and a core that needs no ROS."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The bridge's parts that know neither ROS nor sockets: messages, clocks, prompts that wait, volumes as files."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The IPP/2 door without sockets and ROS: its dispatch, its clients, and who may undo what in the graph."""
 

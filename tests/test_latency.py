@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Recorded sessions: bags that survive, tables with known numbers, losses that are counted."""
 

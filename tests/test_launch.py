@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The table of processes, the launch file and the supervisor that start them, and the transport that they set."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Many clients on one graph: the newest prompt of each is answered, whatever the others do."""
 

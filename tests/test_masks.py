@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Masks: a codec that hostile bytes do not hurt, a segmentation held against a naive model, and files read back."""
 

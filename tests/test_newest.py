@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """SND_INF without ROS: the newest prompt of each client is answered, or its client told why not."""
 

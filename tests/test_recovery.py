@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """REL2 and REL3: any process may die; nothing applied is lost, what is stale looks stale, and the next prompt is answered."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """A decoder in another process than the encoder: it takes no embedding of another volume, window or model than it works on."""
 

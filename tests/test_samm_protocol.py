@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The SAMM extension's protocol: each byte of it, and its whole session against the real bridge and graph."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """`samm segment`: one volume, and tables of them over real worker processes: one that dies, a bad row, an interruption."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Whole structures over real DDS: one mark, all slices, one step of undo; cancelled, refused, beside other prompts."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The set-up on first use: what it asks of a machine, and how it goes on after an interruption."""
 

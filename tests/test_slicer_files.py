@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Saved segmentations as 3D Slicer's core reads them: a ball lies where it was segmented."""
 

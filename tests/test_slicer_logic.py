@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Slicer-IPP's rules on a real MRML scene, without a bridge: which masks are applied, which marks are sent, how runs go."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Masks written into a real vtkMRMLSegmentationNode: what is written, what is left alone, what can be taken back."""
 

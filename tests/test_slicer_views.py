@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """What a person sees: pixels of a slice view with Slicer's own displayable managers, drawn off screen."""
 

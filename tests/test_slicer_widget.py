@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Slicer-IPP's module file, widget and packaging, with stand-ins for what the desktop alone has."""
 

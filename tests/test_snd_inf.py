@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """SND_INF in a process of its own, with a peer as its server, its client and its APL_MSK."""
 

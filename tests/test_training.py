@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Training from end to end on a toy scale: data, steps, a stop in between, weights that the package loads."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Training data are fetched from repositories at their commits: whole, once, or not at all."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Synthetic slices: random anatomy in random contrast, and random contrast for the anatomy of label maps.
 

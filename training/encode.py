@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Makes the training data: slices of sources and of random anatomy, each encoded once and saved in a file of its own."""
 

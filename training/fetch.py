@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The training data: fetches each source of sources.toml from its publisher and converts it.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Training slices from a folder of sources: volumes and pictures, most with labels."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Links from the pages to files of the repository: relative in the source, to the repository's site in the built pages.
 

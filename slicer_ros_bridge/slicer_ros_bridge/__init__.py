@@ -1,2 +1,3 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The bridge between the graph and 3D Slicer."""

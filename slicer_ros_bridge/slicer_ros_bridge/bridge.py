@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """slicer_bridge: relays between the node graph and 3D Slicer over ZeroMQ; node_graph.py has its topics and services.
 

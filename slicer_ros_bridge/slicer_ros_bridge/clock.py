@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The offset between two monotonic clocks, measured by the exchange of stamps."""
 

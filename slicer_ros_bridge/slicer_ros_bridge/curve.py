@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """CURVE keys: encryption, and a list of the clients that are allowed. See https://rfc.zeromq.org/spec/26."""
 

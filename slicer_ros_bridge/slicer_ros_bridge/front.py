@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Stands before a ZeroMQ socket and answers what is HTTP at once: ZeroMQ itself would leave it without an answer.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The seam between a door and the node graph: all that a door may ask of it, and all that it is told. Knows no ROS.
 

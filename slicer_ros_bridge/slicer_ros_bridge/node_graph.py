@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The node graph's topics, services and action, as GraphActions: what speaks ROS for the doors.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Prompts as one request and one reply, for protocols whose clients wait for each answer. Knows no ROS."""
 

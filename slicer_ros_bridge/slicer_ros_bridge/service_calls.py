@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Calls of the graph's services that always end: with the answer, or with a sentence that the service is away."""
 

@@ -1,5 +1,6 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Who owns a segmentation and its undo. The rule is written here, and nowhere else:
+"""Who owns a segmentation and its undo. The rule is written here, and nowhere else.
 
 - Each client's segmentation has one owner, and that owner's undo is the one that counts.
 - For 3D Slicer (Slicer-IPP by IPP/2, the extension by SAMM 1.1) the owner is Slicer: what it shows is the

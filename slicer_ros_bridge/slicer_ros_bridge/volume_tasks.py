@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Goals of segment_volume that always end: with the graph's result, or with a sentence that the graph was lost.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Volumes that Slicer sends, as files that the graph can load. Knows neither ROS nor sockets."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """What takes the bridge long, as writing a volume, on a thread beside the doors'. Knows neither ROS nor sockets."""
 

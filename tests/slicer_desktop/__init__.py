@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Stand-ins for what only the desktop has: qt, widgets of the module's real .ui file, and Slicer's module classes."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """What the set-up needs of the machine: a Python with headers, a compiler and disk space."""
 

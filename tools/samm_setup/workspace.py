@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The checkout's Python packages in .venv, its ROS packages in ros2_ws, and the environment variables for both."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Slicer-IPP: promptable segmentation in real time, computed by the samm_ros graph; see docs/slicer.md."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """How the C library keeps memory in a process that runs a network on the CPU."""
 

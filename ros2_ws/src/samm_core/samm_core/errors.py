@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The exceptions that samm_ros raises for what a user can mend: each carries one sentence to show as it is."""
 

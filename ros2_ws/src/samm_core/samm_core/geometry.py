@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The one owner of coordinates: RAS millimetres ↔ IJK voxel indices ↔ plane, slice index and pixel.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """IPP/2, the messages between 3D Slicer and slicer_bridge: a JSON header, then at most one raw buffer.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """A mask's encoding on every wire: topics, the journal, 3D Slicer's bridge."""
 

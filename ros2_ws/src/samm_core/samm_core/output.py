@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Folders for what a program writes: made and tried before the work starts, and a new one for each run."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Prompts: what a user marks in the world or on a slice, and the pixels of it that a model decodes."""
 

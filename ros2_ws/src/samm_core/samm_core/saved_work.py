@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """One file of a user's work on one volume: segments with their voxels, prompts, frozen slices, window and model.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """A ball in a body, at a place that is known in millimetres, written to files of every format."""
 

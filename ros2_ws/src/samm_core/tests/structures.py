@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Structures in made volumes, and what embeds their slices: for the tests of whole volumes."""
 

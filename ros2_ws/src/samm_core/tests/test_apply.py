@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """REL1: a mask is never applied to what it was not computed for, whatever the network does to its message."""
 

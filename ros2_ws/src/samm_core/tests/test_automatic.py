@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Everything on a slice: found by points and by boxes, each thing once, within a bound, on an embedding that is there."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Backends: the masks of the reference, or refused with a reason; exports that are made once and never used when stale."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Tables of structures: what a row may say, what is refused with its line, and where each volume's files go."""
 

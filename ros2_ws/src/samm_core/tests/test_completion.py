@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """CPL_INF without ROS, on the real model: whose request is decoded, on which embedding, and when its client is told."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """CUDA: the masks of the CPU's float32 from half precision, recorded kernels, batches and threads beside each other."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Which slice is embedded next, what is kept, what comes back from disk, and the engine that does it."""
 

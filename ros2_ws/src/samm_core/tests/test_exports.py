@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Exports: a segmentation as DICOM SEG, as a surface and as a table lies where it is in the patient."""
 

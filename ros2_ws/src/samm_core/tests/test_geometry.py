@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Coordinates: round trips for any affine, what SimpleITK says of the same file, and points that have no pixel."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """What was applied outlives the process: kills, full disks, damaged files, and files that are no journal."""
 

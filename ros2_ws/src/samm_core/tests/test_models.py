@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The models: the masks of their references, one embedding for many prompts, sentences for what cannot be."""
 

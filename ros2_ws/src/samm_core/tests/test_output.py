@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Folders for what a program leaves: told before the work starts when they cannot be, and never two runs in one."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """A client's newest prompt, sent until it is answered: what is lost on each stretch, refused, waited for."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """One structure through a volume, from marks: on real weights, a made volume and real CT."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Reading: a ball is found where the file puts it, or the file is refused; nothing a file says harms who reads it."""
 

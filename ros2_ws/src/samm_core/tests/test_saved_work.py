@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """A file of work opens as it was saved, and a damaged or hostile one is refused in a sentence."""
 

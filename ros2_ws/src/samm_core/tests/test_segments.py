@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Segments are renamed, recoloured, removed, reordered and frozen, a step of undo each; a task's masks are one step."""
 

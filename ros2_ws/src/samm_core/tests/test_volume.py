@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Volumes: what is read from each kind of file, and one sentence for each file that is refused."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """A whole-volume task from its request to its masks, of each kind, on a ball with real weights."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Fetching checkpoints: whole, resumed, or not at all; from a real server on this machine."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """From a file to a file: a ball at a known place in millimetres is segmented there, whatever the file's axes are."""
 

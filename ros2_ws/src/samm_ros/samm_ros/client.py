@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The Python API of a running graph: load a volume, prompt, undo, save, follow the status; every wait has a limit.
 

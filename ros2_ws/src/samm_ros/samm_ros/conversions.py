@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The wire format: messages to the core's plain types and back. The core sees no message, a node no message's bytes."""
 

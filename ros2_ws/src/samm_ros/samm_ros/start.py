@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The executables of the nodes. Importing a node takes seconds, and a signal has to end it quietly then too."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The graph's names and QoS profiles, each defined here alone. Names are relative: a namespace makes another graph."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Slicer-IPP without its widget: the client of the bridge, the logic over MRML, the writing of segments.
 

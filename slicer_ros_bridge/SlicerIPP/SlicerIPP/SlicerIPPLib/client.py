@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The client of slicer_bridge (IPP/2, docs/ipp.md): one thread that owns the socket. Knows neither Qt nor MRML."""
 

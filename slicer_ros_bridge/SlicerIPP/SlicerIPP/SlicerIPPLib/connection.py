@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The connection to the bridge: begun, ended, tried, and what is sent over it."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Says in one sentence whether a bridge answers at an address, and if not, what to do."""
 

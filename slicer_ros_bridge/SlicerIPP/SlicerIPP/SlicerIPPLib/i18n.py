@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Slicer's translation of what a user reads. On slicer-core, which has none, a text stays as it is."""
 

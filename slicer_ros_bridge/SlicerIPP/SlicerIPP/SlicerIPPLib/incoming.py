@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """What comes from the bridge, put where it belongs: into the state, or to the part that acts on it."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The keys of a connection that is encrypted (CURVE): read from a folder, set on a socket."""
 

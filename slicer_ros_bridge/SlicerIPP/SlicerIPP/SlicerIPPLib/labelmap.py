@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The labelmaps of segments: where one lies beside a volume, and how it is made to cover the volume."""
 

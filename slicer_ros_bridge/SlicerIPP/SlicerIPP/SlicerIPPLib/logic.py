@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Slicer-IPP's logic: MRML nodes on one side, the bridge on the other.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """How one thread wakes another that waits in a poller, or in Qt's event loop with a socket notifier."""
 

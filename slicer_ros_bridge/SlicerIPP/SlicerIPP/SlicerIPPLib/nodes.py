@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """What MRML nodes hold, as arrays and text: positions and matrices in the world, windows, names."""
 

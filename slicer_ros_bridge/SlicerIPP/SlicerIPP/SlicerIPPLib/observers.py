@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The MRML nodes whose changes matter: those that are chosen now, and no others."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Shows the logic's state in the widgets of Resources/UI/SlicerIPP.ui. Needs Qt: for the desktop alone."""
 

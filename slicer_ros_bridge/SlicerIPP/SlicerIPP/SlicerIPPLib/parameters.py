@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """What a user chooses, declared once. Slicer's parameterNodeWrapper makes the module's parameter node of the same class."""
 

@@ -1,6 +1,9 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Runs over many slices, which the graph does: a mask propagated, a 3-D box filled, everything on a slice. Here they are
-asked for, and their masks are written as they come."""
+"""Runs over many slices, which the graph does: a mask propagated, a 3-D box filled, everything on a slice.
+
+Here they are asked for, and their masks are written as they come.
+"""
 
 from __future__ import annotations
 

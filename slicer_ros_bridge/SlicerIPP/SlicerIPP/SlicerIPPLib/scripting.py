@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """One slice segmented by a script, as in Slicer's Python console: no panel, no view. Blocks until the mask is written."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Writes masks into the segments of a vtkMRMLSegmentationNode, a slice's bounding box at a time, and takes them back."""
 
@@ -227,8 +228,10 @@ class SegmentWriter:
         dimensions: tuple[int, int, int],
         ijk_to_local: np.ndarray,
     ) -> tuple[np.ndarray, int, slicer.vtkOrientedImageData, bool]:
-        """The segment's own labelmap over the whole volume: a (K, J, I) view of it, its label, the image, and whether
-        it was made to cover the volume just now."""
+        """The segment's own labelmap over the whole volume.
+
+        A (K, J, I) view of it, its label, the image, and whether it was made to cover the volume just now.
+        """
         segmentation = node.GetSegmentation()
         segment = segmentation.GetSegment(segment_id)
         if segment is None:

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The chosen segmentation and its active segment: made when there is none, written, taken back."""
 

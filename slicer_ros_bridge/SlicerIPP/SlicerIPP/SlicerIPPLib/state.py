@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """What the logic knows, in one place: of the bridge, the graph, the volume, and what was done last."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """A volume on its way to the bridge: in a file that both computers see, or in pieces over the wire."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The chosen volume in the graph: sent, sent again when it has changed, its window followed."""
 

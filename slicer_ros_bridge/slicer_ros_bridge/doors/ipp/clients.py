@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The clients of IPP/2: who is connected, what is known of each, and how it is told something."""
 

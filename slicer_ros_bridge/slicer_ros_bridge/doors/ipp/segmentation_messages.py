@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """IPP/2's messages about the graph's segmentation: `undo`, `redo`, `save`. Runs on the doors' thread."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The bridge's side of IPP/2: calls each message's handler, and tells the clients what changes in the graph.
 

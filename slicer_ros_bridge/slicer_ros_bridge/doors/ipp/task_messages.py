@@ -1,6 +1,9 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""IPP/2's messages about tasks over many slices: `segment_volume`, `cancel_volume`, `volume_mask`, `volume_progress`,
-`volume_ended`. Runs on the doors' thread."""
+"""IPP/2's messages about tasks over many slices, on the doors' thread.
+
+`segment_volume`, `cancel_volume`, `volume_mask`, `volume_progress` and `volume_ended`.
+"""
 
 from __future__ import annotations
 

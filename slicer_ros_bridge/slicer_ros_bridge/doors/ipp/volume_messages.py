@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """IPP/2's messages about volumes: `volume`, `chunk` and `window`. Runs on the doors' thread."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """What the SAMM extension's commands do in the node graph. Runs on the doors' thread; knows neither ROS nor sockets."""
 

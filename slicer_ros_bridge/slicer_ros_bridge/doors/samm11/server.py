@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The protocol of the SAMM extension for 3D Slicer, release 1.1, so that it works against the graph unchanged.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Jobs over processes, by Dask: workers of this machine, or a cluster's.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """What is to be segmented, a row per structure; what came of it; and the CSV files of both."""
 

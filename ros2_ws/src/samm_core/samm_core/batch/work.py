@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The work on one volume: read once, each slice embedded once, every row segmented, files written, and a manifest last.
 

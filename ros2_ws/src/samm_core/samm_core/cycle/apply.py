@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """APL_MSK without ROS: which answers are applied to what is shown, undone, and kept across a restart."""
 

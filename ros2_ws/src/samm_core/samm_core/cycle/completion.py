@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """CPL_INF without ROS: decodes the newest request of each client as soon as its slice is embedded."""
 

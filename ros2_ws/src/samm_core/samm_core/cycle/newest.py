@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """SND_INF without ROS: the newest prompt of each client, when it is sent, and what its client is told meanwhile.
 

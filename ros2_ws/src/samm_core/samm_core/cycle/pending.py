@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """A client's side of the best-effort cycle without ROS: its newest prompt, sent until it is answered.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """One cycle without ROS: the request, its answer, and the rule that says whether an answer may be applied."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Keeps embeddings: in the model's memory, then in host memory, then no longer; and saved ones on disk."""
 

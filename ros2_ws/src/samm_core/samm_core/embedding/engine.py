@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Embeds images of several sources with one model: what is requested at once, the rest of a volume as time allows."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """What a session's task events say: cycles, their phases, how long each task took, what was lost. Knows neither ROS nor bags."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """rosbag2 bags: written as MCAP so that what was flushed survives a kill, and read back however far they go.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Puts task events together to cycles, by client and cycle id, and sums up how long they took."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The text of message definitions, with all that they use, as bags embed it (https://mcap.dev/spec/registry#ros2msg)."""
 

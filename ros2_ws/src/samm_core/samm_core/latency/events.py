@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The five tasks of a cycle and how each ends: what `task_events` carries, without ROS."""
 

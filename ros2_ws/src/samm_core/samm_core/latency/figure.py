@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of a session: the paper's event plot (its Figure 4) and the distribution of the cycles; one HTML page with all."""
 

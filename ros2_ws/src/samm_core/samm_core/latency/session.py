@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """From a bag to a report: the task events in it, and what its sequence numbers say was lost."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Models by name, and the backends that compute them. Importing this package does not import torch."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """What a model is to the rest of samm_ros: it encodes a slice once, then decodes any number of prompts on it.
 

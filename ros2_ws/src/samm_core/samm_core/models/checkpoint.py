@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: read without running code from them, fitted strictly, and named by their content."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """`python -m samm_core.models.export_process NAME CHECKPOINT FOLDER`: exports a model into a folder that exists.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The parity check that every backend must pass before it is used: its masks are those of torch in float32.
 

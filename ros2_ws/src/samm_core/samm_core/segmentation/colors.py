@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The colours of new segments, the same in the graph and in 3D Slicer."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """What was applied, on disk as it happens, so that a killed client comes back with it."""
 

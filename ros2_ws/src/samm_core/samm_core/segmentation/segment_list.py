@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """What a segmentation knows of its segments beside their voxels, and as a journal's rows hold it."""
 

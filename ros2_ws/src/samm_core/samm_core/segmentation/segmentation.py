@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The segmentation that masks are applied to: segments in layers of their own, with undo."""
 

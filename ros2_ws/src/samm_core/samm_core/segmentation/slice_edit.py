@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The part of a slice that a mask changes, and what was in it before. NumPy alone: 3D Slicer uses it too."""
 

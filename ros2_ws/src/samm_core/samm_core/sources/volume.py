@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Volumes: read from files, their content's name, their slices as a model takes them."""
 

@@ -1,2 +1,3 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Whole volumes: what is made of many slices and their masks."""

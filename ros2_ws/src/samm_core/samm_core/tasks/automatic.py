@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Everything on a slice, or in a box of it: a grid of prompts, and of their masks those that hold together.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """One structure through a volume: from marked slices both ways, slice by slice, until it ends.
 

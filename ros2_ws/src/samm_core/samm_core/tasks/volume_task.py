@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """A whole-volume task from its request to its masks, for whoever has a volume, a model and embeddings."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """`samm demo`: starts a node graph, segments a volume through it, and writes pictures, files and figures."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """`samm keys`: makes the keys with which 3D Slicer reaches the bridge from another computer."""
 

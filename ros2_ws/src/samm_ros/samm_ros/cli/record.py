@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """`samm record`: records a running graph into a rosbag2 bag, without ROS being installed."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """`samm replay`: plays a recorded session into a running node graph, and records the session that results."""
 

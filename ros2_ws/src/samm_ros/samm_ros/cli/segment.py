@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """`samm segment`: segments a structure of a volume, or a table of them over many volumes, without a node graph."""
 

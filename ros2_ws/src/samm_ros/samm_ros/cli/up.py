@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """`samm up`: starts the node graph, as `ros2 launch samm_ros samm.launch.py` does where ROS is installed."""
 

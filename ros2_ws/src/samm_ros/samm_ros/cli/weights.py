@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """`samm weights`: lists the models and whether their weights are here, or downloads the weights of one."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """What a demo run leaves behind: the montage, the cycles as JSON, the table."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """What the demo prompts for: its own session on the MNI brain, or what the command line says."""
 

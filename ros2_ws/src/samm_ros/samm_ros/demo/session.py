@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Plays a session through a running graph: load, prompt after prompt, embed ahead, save."""
 

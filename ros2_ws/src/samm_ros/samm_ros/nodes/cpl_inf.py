@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """CPL_INF, complete SAM inference: decodes the newest request of each client on its slice's embedding.
 

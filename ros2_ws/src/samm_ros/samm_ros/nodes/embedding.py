@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The embedding node: holds volumes, the model, the encoder's cache, and embeds slices as they are needed.
 

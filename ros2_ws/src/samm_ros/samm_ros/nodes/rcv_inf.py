@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """RCV_INF, receive inference request: lets through what can be answered, refuses the rest in a sentence.
 

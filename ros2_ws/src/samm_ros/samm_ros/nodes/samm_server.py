@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The server's nodes in one process: CPL_INF and segment_volume read an embedding where the encoder left it, on the GPU."""
 

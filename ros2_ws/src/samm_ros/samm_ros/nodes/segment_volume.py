@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Segments whole structures: the action segment_volume, beside the encoder whose embeddings it decodes.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """SND_INF, send inference request: brings a prompt to the pixels of its slice and sends it to the server.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Removes the shared-memory files of Fast DDS that dead processes left: up to a segment of 64 MiB each.
 

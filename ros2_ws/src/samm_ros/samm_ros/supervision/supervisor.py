@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Runs processes: starts them, keeps their logs, starts them again when they die, and leaves nothing behind."""
 

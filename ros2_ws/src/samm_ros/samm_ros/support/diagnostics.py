@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """A node's state on `/diagnostics`, once a second, as diagnostic_updater and the aggregator have it.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Subscriptions for the cycle's topics, served past rclpy's executor.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Pictures as sensor_msgs/Image: through cv_bridge where ROS has it, which the Python wheels of ROS lack."""
 

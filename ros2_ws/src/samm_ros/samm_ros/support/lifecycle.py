@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """A managed node whose transitions are one at a time, always answered, and undone when they fail."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Runs nodes in a process until it is told to stop, or one of its threads dies.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """A publisher that numbers what it sends, so that a subscriber can count what is lost."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Embeddings for a CPL_INF in another process or on another host than the encoder: each is fetched once and kept."""
 

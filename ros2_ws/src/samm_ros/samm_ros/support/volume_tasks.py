@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Goals of SegmentVolume as the core's requests. Apart from conversions.py: it imports what runs the tasks."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Records a running graph's topics into a bag, as `ros2 bag record` does where ROS is installed.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Feeds a recorded session's prompts into a running graph, with their timing, and records what comes of them.
 

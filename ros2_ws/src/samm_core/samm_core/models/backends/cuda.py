@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """What makes a torch model fast on CUDA: fused attention in the encoder, a captured decoder, batches of slices."""
 

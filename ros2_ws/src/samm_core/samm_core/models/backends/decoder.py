@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """SAM's prompt encoder and mask decoder as one torch module, for export and for capture on CUDA."""
 

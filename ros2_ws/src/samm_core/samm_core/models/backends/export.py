@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Exports a torch model for OpenVINO: encoder, decoders, and the reference for the parity check of every later start."""
 

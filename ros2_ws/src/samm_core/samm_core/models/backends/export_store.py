@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Exported models on disk: each is made once, by a process of its own, and checked whenever it is used."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The torch backend: device and precision, batches through the encoder, prompts through SAM's decoder."""
 

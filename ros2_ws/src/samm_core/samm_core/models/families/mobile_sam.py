@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """MobileSAM: SAM with a TinyViT for its encoder. The rest is SAM's, preprocessing included."""
 

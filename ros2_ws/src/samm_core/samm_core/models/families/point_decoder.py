@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The decoder for points beside LiteMedSAM's own, which takes boxes alone; training/ made its weights."""
 

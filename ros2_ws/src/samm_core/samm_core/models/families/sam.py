@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Segment Anything by torch: Meta's vit_b, vit_l and vit_h, and MedSAM, a vit_b trained on medical images."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Files of a segmentation: written whole or not at all, and never over what was read."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """DICOM SEG: a binary segmentation of the DICOM series that the volume was read from, by highdicom.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """NRRD: one labelmap, or 3D Slicer's segmentation with names, colours and layers."""
 

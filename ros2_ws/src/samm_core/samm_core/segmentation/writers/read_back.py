@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """What a writer checks: the file that it wrote, read by another library, holds the same voxels in the same place."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """STL and PLY: the surfaces of all segments, triangles in LPS millimetres, as 3D Slicer writes its models.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Files to voxels and where they lie: a module a family of formats; `isolated` reads in a process of its own.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """DICOM: a folder with one series of images, or one enhanced (multi-frame) CT or MR image.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Reads a file in a process of its own, so that nothing that it says can end, hold up or fill the process that wants it.
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """MetaImage. Read here, not by ITK: its reader takes the name of a data file for a printf pattern, and reads any file."""
 

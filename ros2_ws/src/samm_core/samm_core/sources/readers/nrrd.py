@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """NRRD: its header by pynrrd, its voxels here, so that no more is unpacked than the header says, and no other file read."""
 

@@ -1,3 +1,4 @@
+# Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """PNG and JPEG, by Pillow, which refuses what is cut short."""
 
