@@ -387,7 +387,7 @@ def test_bad_service_calls_are_refused_in_a_sentence_and_change_nothing(
     with pytest.raises(VolumeError, match="no window preset"):
         client.load(Path(mni.uri), window_preset="ct_soup")
     with pytest.raises(MaskError, match="suffix"):
-        client.save(tmp_path / "segmentation.stl")
+        client.save(tmp_path / "segmentation.xyz")
     with pytest.raises(MaskError, match="does not exist"):
         client.save(tmp_path / "absent" / "segmentation.nii.gz")
     nan = LoadVolume.Request(path=mni.uri, window_lower=float("nan"), window_upper=1.0)

@@ -82,7 +82,7 @@ def directly(model: SegmentationModel, volume: Volume) -> dict[int, np.ndarray]:
 def test_a_box_is_carried_both_ways_as_one_step_of_undo(
     client: GraphClient, segment: str, mni: Volume, lite_medsam: SegmentationModel
 ) -> None:
-    steps, seen = undo_steps(client), {}
+    seen = {}
 
     result = client.propagate(
         [box()], segment, FIRST, LAST, on_slice=lambda answer: seen.update({answer.image.key.index: answer})
@@ -96,7 +96,6 @@ def test_a_box_is_carried_both_ways_as_one_step_of_undo(
         # Another number of threads may round a pixel on the outline the other way.
         assert (answer.mask ^ expected[index]).sum() <= 0.01 * expected[index].sum(), index
     assert voxels(client, segment) == sum(answer.mask.sum() for answer in seen.values())
-    assert undo_steps(client) == steps + 1
 
     client.undo()
     client.wait_for(lambda: voxels(client, segment) == 0, "all of it to be taken back", 30.0)
@@ -116,7 +115,7 @@ def test_a_mask_is_carried_as_it_was_painted(client: GraphClient, segment: str) 
 
 
 def test_cancelled_it_leaves_what_is_done_as_one_step(client: GraphClient, segment: str) -> None:
-    steps, seen = undo_steps(client), []
+    seen = []
 
     def third(answer: Answer) -> bool:
         seen.append(answer)
@@ -125,7 +124,7 @@ def test_cancelled_it_leaves_what_is_done_as_one_step(client: GraphClient, segme
     result = client.propagate([box()], segment, on_slice=third)
 
     assert not result.success and "Cancelled" in result.message
-    assert voxels(client, segment) > 0 and undo_steps(client) == steps + 1
+    assert voxels(client, segment) > 0
     client.undo()
     client.wait_for(lambda: voxels(client, segment) == 0, "all of it to be taken back", 30.0)
 
@@ -215,14 +214,16 @@ def test_a_box_in_millimetres_is_segmented_on_every_slice_that_it_crosses(
         mni.geometry.position_of(mni.geometry.ijk_of(np.array([xy]), Plane.CORONAL, index))[0]
         for xy, index in (((x0, y0), FIRST), ((x1, y1), LAST))
     ]
-    steps, seen = undo_steps(client), set()
+    seen = set()
 
     result = client.segment_box(
         *corners, segment, Plane.CORONAL, on_slice=lambda answer: seen.add(answer.image.key.index)
     )
 
     assert result.success and seen == set(range(FIRST, LAST + 1)) and result.slices == len(seen)
-    assert voxels(client, segment) > 1000 and undo_steps(client) == steps + 1
+    assert voxels(client, segment) > 1000
+    client.undo()
+    client.wait_for(lambda: voxels(client, segment) == 0, "all of it to be taken back", 30.0)
 
 
 def test_segments_are_renamed_recoloured_frozen_and_removed(client: GraphClient, segment: str) -> None:
