@@ -440,6 +440,7 @@ class TestSupervisor:
         assert living(left) == []
         deadline = time.monotonic() + MAX_STOP_S
         while (files := [lock for lock in locks if lock.exists()]) and time.monotonic() < deadline:
+            # A file's end is told to nobody.
             time.sleep(0.05)
         assert files == []
 

@@ -148,6 +148,28 @@ def test_nobody_waits_for_ever_behind_somebody_who_asks_for_slice_after_slice(
     assert waiting.index(True) <= 3
 
 
+def test_it_is_busy_while_a_prompt_is_decoded_and_at_rest_after_it(
+    loop: CompletionLoop,
+    ended: queue.SimpleQueue[Ended],
+    lite_medsam,
+    mni: Volume,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A task over the volume makes way by it."""
+    decode_all, busy = lite_medsam.decode_all, []
+
+    def decode(*arguments: object) -> list:
+        busy.append(loop.is_busy)
+        return decode_all(*arguments)
+
+    monkeypatch.setattr(lite_medsam, "decode_all", decode)
+    assert not loop.is_busy
+    loop.submit(request(mni, 1))
+    assert ended.get(timeout=LIMIT_S).answer and busy == [True]
+    loop.close()
+    assert not loop.is_busy
+
+
 class NotReady:
     """A source whose embedding node is away."""
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,18 @@ from .clients import SlicerClient, SlicerClients
 
 # Cycles whose events are collected until those of all five tasks are there.
 REMEMBERED_CYCLES = 256
+
+
+def mask_fields(answer: Answer) -> dict[str, Any]:
+    """What a message with a mask says of it, beside its data."""
+    return {
+        "uid": answer.image.source,
+        "plane": int(answer.image.key.plane),
+        "index": answer.image.key.index,
+        "shape": list(answer.shape),
+        "segment": answer.segment,
+        "score": float(answer.score),
+    }
 
 
 class PromptMessages:
@@ -73,13 +86,8 @@ class PromptMessages:
                 "mask",
                 answer.data,
                 **common,
-                uid=answer.image.source,
-                plane=int(answer.image.key.plane),
-                index=answer.image.key.index,
-                shape=list(answer.shape),
-                segment=answer.segment,
+                **mask_fields(answer),
                 model=answer.model,
-                score=float(answer.score),
             )
             client.images[stream, answer.cycle] = answer.image
             if len(client.images) > REMEMBERED_CYCLES:

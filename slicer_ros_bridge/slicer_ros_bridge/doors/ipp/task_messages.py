@@ -22,6 +22,7 @@ from samm_core.sources.base import not_loaded
 
 from ...graph_actions import GraphActions, PaintedMask, TaskEnd, TaskProgress, TurnedBox, VolumeTask
 from .clients import SlicerClient
+from .prompt_messages import mask_fields
 
 # Of a box's orientation, from 1: what is farther off is no rotation.
 _NORM_TOLERANCE = 0.01
@@ -165,12 +166,7 @@ def _tell_progress(asked: _Asked, progress: TaskProgress) -> None:
         "volume_mask",
         answer.data,
         **numbers,
-        uid=answer.image.source,
-        plane=int(answer.image.key.plane),
-        index=answer.image.key.index,
-        shape=list(answer.shape),
-        segment=answer.segment,
-        score=float(answer.score),
+        **mask_fields(answer),
     )
     asked.client.send(frames)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..embedding.engine import EncodedSlice
 from ..errors import PromptError
-from ..geometry import Plane
+from ..geometry import Plane, VolumeGeometry
 from ..sources.base import ImageId
 from ..sources.volume import Volume
 from .automatic import Progress, segment_everything
@@ -82,12 +82,13 @@ def segment(
     if request.kind is TaskKind.AUTOMATIC:
         return _automatic(request, slices_of(request.plane))
     found = _of_one_segment(request, _in_one_plane(request, slices_of(request.plane)))
-    return _fused(request, found, slices_of) if request.kind is TaskKind.THREE_PLANES else found
+    return (
+        _fused(request, found, volume.geometry, slices_of) if request.kind is TaskKind.THREE_PLANES else found
+    )
 
 
 def _in_one_plane(request: VolumeRequest, slices: PlaneSlices) -> Iterator[Propagated | Stopped]:
-    by_marks = request.kind is TaskKind.PROPAGATE or (request.kind is TaskKind.THREE_PLANES and request.marks)
-    if by_marks:
+    if request.kind is TaskKind.PROPAGATE or (request.kind is TaskKind.THREE_PLANES and request.marks):
         return propagate(slices, request.marks, dict.fromkeys(request.frozen), request.between)
     return segment_box(slices, _box(request))
 
@@ -95,6 +96,7 @@ def _in_one_plane(request: VolumeRequest, slices: PlaneSlices) -> Iterator[Propa
 def _fused(
     request: VolumeRequest,
     found: Iterator[SegmentedSlice | Stopped],
+    geometry: VolumeGeometry,
     slices_of: Callable[[Plane], PlaneSlices],
 ) -> Iterator[SegmentedSlice | Stopped | Progress]:
     """What is found in the request's plane, and in the end what the planes say together where that is another mask."""
@@ -106,7 +108,6 @@ def _fused(
             yield each
     if not any(each.mask.any() for each in first.values()):
         return
-    geometry = slices_of(request.plane).volume.geometry
     marked = voxels_of({index: each.mask for index, each in first.items()}, geometry, request.plane)
     others, done = [], 0
     for plane in Plane:

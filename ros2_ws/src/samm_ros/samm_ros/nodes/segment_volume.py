@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -70,23 +71,27 @@ class SegmentVolumeNode(Node):
 
     def _run(self, goal: ServerGoalHandle) -> SegmentVolume.Result:
         started, result = time.monotonic(), SegmentVolume.Result(id=uuid.uuid4().hex)
-        publisher = _TaskPublisher(self._masks.publish, result.id)
         try:
             volume = self._volume(goal.request.volume_uid)
             request = volume_request_from_msg(goal.request, volume.geometry)
-            if self._engine.model is None or self._engine.is_suspended:
+            model = self._engine.model
+            if model is None or self._engine.is_suspended:
                 raise NotReadyError(
                     "The server has no model at work; see model_info, or activate the embedding node."
                 )
-            found = segment(request, volume, self._engine.model, self._engine.request, self._make_way)
+            found = segment(request, volume, model, self._engine.request, self._make_way)
             with contextlib.closing(found):
-                self._follow(goal, volume, found, publisher, result)
+                self._follow(goal, volume, model.name, found, result)
         except SammError as error:
             result.message = str(error)
-            self._diagnostics.problem(result.message)
+        except Exception as error:  # of a driver or a model: the client is told, and the node serves on
+            result.message = f"The task failed ({type(error).__name__}: {error}); see the server's log."
+            self.get_logger().error(traceback.format_exc())
         finally:
             # Also where it fails: what was sent is one step of undo, and the step is over.
-            publisher.end()
+            self._masks.publish(TaskMask(id=result.id, ended=True))
+        if result.message:
+            self._diagnostics.problem(result.message)
         result.seconds = time.monotonic() - started
         if goal.is_cancel_requested:
             goal.canceled()
@@ -102,12 +107,13 @@ class SegmentVolumeNode(Node):
         self,
         goal: ServerGoalHandle,
         volume: Volume,
+        model: str,
         found: Iterator[SegmentedSlice | Stopped | Progress],
-        publisher: _TaskPublisher,
         result: SegmentVolume.Result,
     ) -> None:
         """Send each mask as it comes, until the task ends or nobody wants more."""
         began_ns = time.monotonic_ns()
+        sent = 0
         written: set[tuple[str, int]] = set()
         for each in found:
             if isinstance(each, Stopped):
@@ -116,12 +122,11 @@ class SegmentVolumeNode(Node):
             if isinstance(each, Progress):
                 feedback = SegmentVolume.Feedback(done=each.done, total=each.total)
             else:
-                answer = self._answer(goal.request.client_id, volume, each)
-                mask = conversions.answer_to_msg(
-                    answer, publisher.number + 1, self.get_clock().now().to_msg()
-                )
+                answer = self._answer(goal.request.client_id, volume, model, each)
+                sent += 1
+                mask = conversions.answer_to_msg(answer, sent, self.get_clock().now().to_msg())
                 mask.header.frame_id = topics.FRAME_ID
-                publisher.send(mask)
+                self._masks.publish(TaskMask(id=result.id, mask=mask))
                 self._tracer.ended(answer, began_ns, time.monotonic_ns())
                 written.add((each.segment, each.index))
                 result.slices = len(written)
@@ -136,7 +141,7 @@ class SegmentVolumeNode(Node):
                 )
             began_ns = time.monotonic_ns()
 
-    def _answer(self, client_id: str, volume: Volume, each: SegmentedSlice) -> Answer:
+    def _answer(self, client_id: str, volume: Volume, model: str, each: SegmentedSlice) -> Answer:
         image = ImageId(volume.uid, SliceKey(each.plane, each.index, volume.window))
         return Answer(
             self._cycles.next(),
@@ -144,7 +149,7 @@ class SegmentVolumeNode(Node):
             each.segment,
             image,
             each.mask.shape,
-            self._engine.model.name,
+            model,
             data=encode_mask(each.mask),
             score=each.score,
         )
@@ -162,18 +167,3 @@ class SegmentVolumeNode(Node):
         deadline = time.monotonic() + MAKE_WAY_S
         while self._is_prompted() and time.monotonic() < deadline:
             time.sleep(LOOK_AGAIN_S)
-
-
-class _TaskPublisher:
-    """Numbers the masks of one task."""
-
-    def __init__(self, publish: Callable[[TaskMask], None], task_id: str) -> None:
-        self._publish, self._id = publish, task_id
-        self.number = 0
-
-    def send(self, mask: object) -> None:
-        self._publish(TaskMask(id=self._id, number=self.number, mask=mask))
-        self.number += 1
-
-    def end(self) -> None:
-        self._publish(TaskMask(id=self._id, number=self.number, ended=True))
