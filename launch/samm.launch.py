@@ -21,6 +21,7 @@ from samm_ros.supervision.processes import (
     environment,
     processes,
     read_arguments,
+    remappings,
 )
 
 
@@ -52,6 +53,7 @@ def _node(process: NodeProcess, values: Values) -> Node:
         package=process.package,
         executable=process.executable,
         namespace=values["namespace"],
+        remappings=list(remappings(values).items()),
         parameters=[str(config_file(process.parameter_file)), parameters],
         respawn=values["respawn"],
         respawn_delay=RESPAWN_DELAY_S,

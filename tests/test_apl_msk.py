@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
@@ -28,16 +29,18 @@ from samm_msgs.msg import (
     VolumeInfo,
     VolumeList,
 )
-from samm_msgs.srv import SaveSegmentation, UndoChange
+from samm_msgs.srv import GetPrompts, SaveSegmentation, UndoChange, WorkFile
 
 from samm_core.cycle.request import Answer, Request
 from samm_core.geometry import Plane
 from samm_core.mask_codec import encode_mask
 from samm_core.prompts import PixelPrompt
+from samm_core.saved_work import SavedWork, load_work
 from samm_core.segmentation.segmentation import Segmentation
 from samm_core.segmentation.writers import write_segmentation
 from samm_core.sources.base import ImageId, SliceKey
-from samm_core.sources.volume import VolumeGeometry
+from samm_core.sources.volume import LoadedVolume, VolumeGeometry
+from samm_core.sources.window import Window
 from samm_ros import conversions, topics
 
 GEOMETRY = VolumeGeometry((12, 10, 8), np.diag([1.0, 1.0, 2.0, 1.0]))
@@ -77,7 +80,8 @@ class Graph:
         info.dimensions = np.array(GEOMETRY.dimensions, np.uint32)
         info.ijk_to_ras = GEOMETRY.ijk_to_ras.ravel()
         info.window_upper = 1.0
-        peer.publisher(VolumeList, topics.VOLUMES, topics.LATCHED).publish(VolumeList(volumes=[info]))
+        self.info, self.volumes = info, peer.publisher(VolumeList, topics.VOLUMES, topics.LATCHED)
+        self.volumes.publish(VolumeList(volumes=[info]))
         self.status(lambda s: [each.volume_uid for each in s.volumes] == ["a volume"])
 
     def status(
@@ -247,3 +251,68 @@ def test_on_a_full_disk_it_serves_and_undoes_and_says_that_its_journal_is_not_ke
         resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, limits)
         running.peer.heard[topics.SEGMENTATION_STATUS].clear()
         running.status(lambda s: not s.journal_error)
+
+
+def saved_work(path: Path, uid: str = "a volume") -> Path:
+    segmentation = Segmentation(GEOMETRY)
+    segmentation.apply(np.ones(SHAPE, bool), Plane.AXIAL, 2, "of the session")
+    segmentation.note_prompt("of the session", Plane.AXIAL, 2, PixelPrompt([[1, 2]], [1]))
+    volume = LoadedVolume(uid, "a volume", "/data/a volume.nii", GEOMETRY, Window(0, 1))
+    SavedWork.of(volume, segmentation, "vit_b").save(path)
+    return path
+
+
+def names(status: SegmentationStatus) -> list[str]:
+    return [segment.name for volume in status.volumes for segment in volume.segments]
+
+
+def test_a_session_is_open_once_its_volume_is_there(tmp_path: Path) -> None:
+    with apl_msk(tmp_path, session=saved_work(tmp_path / "case.samm")) as running:
+        status = running.status(lambda s: names(s) == ["of the session"])
+        (segment,) = status.volumes[0].segments
+        assert (segment.voxels, list(segment.frozen_indices)) == (np.prod(SHAPE), [2])
+        asked = GetPrompts.Request(segment="of the session")
+        (prompt,) = running.peer.call(GetPrompts, topics.GET_PROMPTS, asked).prompts
+        assert (prompt.image.index, prompt.points[0].x, prompt.points[0].y) == (2, 1, 2)
+        again = WorkFile.Request(path=str(tmp_path / "again.samm"))
+        assert running.peer.call(WorkFile, topics.SAVE_WORK, again).success
+        assert load_work(tmp_path / "again.samm").model == "vit_b"
+
+
+@pytest.mark.parametrize(
+    ("is_there", "sentence"),
+    [
+        (False, "The work of .*case.samm is not open: There is no file."),
+        (True, "case.samm is not open: .*volume.nii.gz has changed since; put the file back"),
+    ],
+    ids=["missing", "changed"],
+)
+def test_a_session_whose_volume_is_missing_or_changed_is_told_in_a_sentence(
+    tmp_path: Path, is_there: bool, sentence: str
+) -> None:
+    with apl_msk(tmp_path, session=saved_work(tmp_path / "case.samm", uid="another")) as running:
+        running.info.at_start = True
+        missing = VolumeList(error="There is no file.")
+        running.volumes.publish(VolumeList(volumes=[running.info]) if is_there else missing)
+        status = running.status(lambda s: s.last_error != "")
+        assert re.search(sentence, status.last_error)
+        assert names(status) == []
+
+        # It is opened when the volume comes, however late.
+        running.info.uid = "another"
+        running.volumes.publish(VolumeList(volumes=[running.info]))
+        running.status(lambda s: names(s) == ["of the session"])
+
+
+def test_a_session_does_not_replace_what_the_journal_kept(tmp_path: Path) -> None:
+    session, journal = saved_work(tmp_path / "case.samm"), tmp_path / "journal"
+    with apl_msk(tmp_path, journal=journal) as running:
+        running.request(asked(1))
+        running.answer(answer_to(asked(1)), lambda s: s.applied == 1)
+    with apl_msk(tmp_path, journal=journal, session=session) as running:
+        status = running.status(lambda s: s.last_error != "")
+        assert "The journal has work on the volume" in status.last_error
+        assert names(status) == ["liver"]
+        opened = running.peer.call(WorkFile, topics.OPEN_WORK, WorkFile.Request(path=str(session)))
+        assert opened.success
+        running.status(lambda s: names(s) == ["of the session"])

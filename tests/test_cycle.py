@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rclpy.serialization import deserialize_message, serialize_message
-from samm_msgs.msg import EmbeddingRequest, SliceEmbedding, SliceMask, SliceRequest
+from samm_msgs.msg import EmbeddingRequest, Prompt, SliceEmbedding, SliceMask, SliceRequest
 
 from samm_core.cycle.request import Answer, CycleCounter, Request, request_error
 from samm_core.errors import MaskError, PromptError
@@ -45,7 +45,9 @@ def prompts(draw: st.DrawFn) -> PixelPrompt:
     labels = [draw(st.integers(0, 1)) for _ in points]
     x0, y0 = draw(pixel), draw(pixel)
     box = np.array([x0, y0, x0 + 10, y0 + 20], np.float32) if draw(st.booleans()) or not points else None
-    return PixelPrompt(np.array(points, np.float32).reshape(-1, 2), np.array(labels, np.uint8), box)
+    choice = draw(st.integers(0, 255))
+    points_xy = np.array(points, np.float32).reshape(-1, 2)
+    return PixelPrompt(points_xy, np.array(labels, np.uint8), box, choice=choice)
 
 
 requests = st.builds(Request, cycles, names, names, slices, shapes, prompts())
@@ -61,6 +63,7 @@ answers = st.builds(
     st.binary(max_size=200),
     st.floats(0, 1, width=32),
     names,
+    st.integers(0, 255),
 )
 
 
@@ -76,6 +79,21 @@ def test_a_request_comes_over_the_wire_unchanged(request: Request) -> None:
     if request.prompt.has_box:
         np.testing.assert_array_equal(received.prompt.box_xyxy, request.prompt.box_xyxy)
     assert received.prompt.has_box == request.prompt.has_box
+    assert received.prompt.choice == request.prompt.choice
+    other = dataclasses.replace(request.prompt, choice=request.prompt.choice ^ 1)
+    assert dataclasses.replace(request, prompt=other).checksum() != request.checksum()
+
+
+@given(prompts(), slices.filter(lambda image: image.key.index >= 0))
+def test_a_prompt_of_a_slice_comes_over_the_wire_unchanged(prompt: PixelPrompt, image: ImageId) -> None:
+    raw = serialize_message(conversions.slice_prompt_to_msg("liver", image, prompt))
+    received = conversions.prompt_from_msg(deserialize_message(raw, Prompt))
+    assert (received.segment, received.image, received.problem) == ("liver", image, "")
+    pixels = received.prompt.in_pixels()
+    np.testing.assert_array_equal(pixels.points_xy, prompt.points_xy)
+    np.testing.assert_array_equal(pixels.labels, prompt.labels)
+    np.testing.assert_array_equal(pixels.box_xyxy, prompt.box_xyxy)
+    assert (received.prompt.slice_index, pixels.choice) == (image.key.index, prompt.choice)
 
 
 @given(answers)
@@ -167,14 +185,15 @@ def described(*parts: bytes) -> int:
 
 def test_checksums_are_those_that_their_messages_describe() -> None:
     image = ImageId("ä volume", SliceKey(Plane.CORONAL, 7, Window(-1.5, 80)))
-    prompt = PixelPrompt(np.array([(1, 2)]), np.ones(1, np.uint8), np.array([0, 1, 2, 3]))
+    prompt = PixelPrompt(np.array([(1, 2)]), np.ones(1, np.uint8), np.array([0, 1, 2, 3]), choice=2)
     numbers = struct.pack("<QBiddII", 2**60, 1, 7, -1.5, 80.0, 40, 30)
     names = b"me", b"liver", "ä volume".encode()
     box = struct.pack("<4f", 0, 1, 2, 3)
     request = Request(2**60, "me", "liver", image, (40, 30), prompt)
-    assert request.checksum() == described(numbers, *names, struct.pack("<2f", 1, 2), b"\x01", box)
-    answer = Answer(2**60, "me", "liver", image, (40, 30), "m", MaskEncoding.BITS_ZLIB, b"mask", 0.5, "why")
-    scored = struct.pack("<Bf", MaskEncoding.BITS_ZLIB, 0.5)
+    assert request.checksum() == described(numbers, *names, struct.pack("<2f", 1, 2), b"\x01", box, b"\x02")
+    target = 2**60, "me", "liver", image, (40, 30)
+    answer = Answer(*target, "m", MaskEncoding.BITS_ZLIB, b"mask", 0.5, "why", 3)
+    scored = struct.pack("<BfB", MaskEncoding.BITS_ZLIB, 0.5, 3)
     assert answer.checksum() == described(numbers, *names, b"m", scored, b"why", b"mask")
 
 

@@ -32,6 +32,7 @@ from slicer_ros_bridge.graph_actions import (
     GraphActions,
     GraphListener,
     ModelState,
+    StreamImage,
     TaskEnd,
     TaskProgress,
     VolumeTask,
@@ -62,6 +63,8 @@ class FakeGraph:
         self.prompts: dict[str, Callable[[Answer], None]] = {}
         self.listeners: list[GraphListener] = []
         self.tasks: list[tuple[VolumeTask, Callable[[TaskProgress], None], Done[TaskEnd]]] = []
+        self.on_image: Callable[[StreamImage], None] | None = None
+        self.marks: list[tuple[ClientPrompt, int]] = []
 
     def listen(self, listener: GraphListener) -> None:
         self.listeners.append(listener)
@@ -108,6 +111,20 @@ class FakeGraph:
     def save(self, path: Path, volume_uid: str, done: Done[str]) -> None:
         done(str(path), "")
 
+    def watch_stream(self, on_image: Callable[[StreamImage], None] | None) -> None:
+        self.on_image = on_image
+
+    def mark_track(self, prompt: ClientPrompt, stamp_ns: int, done: Done[str]) -> None:
+        self.marks.append((prompt, stamp_ns))
+        done("Marked.", "")
+
+    def rename_track(self, name: str, new_name: str, done: Done[str]) -> None:
+        done(None, f"Nothing is called {name}.")
+
+    def remove_track(self, name: str, done: Done[str]) -> None:
+        self.asked.append(f"remove {name}")
+        done("Removed.", "")
+
     def publish_event(self, event: TaskEvent) -> None:
         self.asked.append(event.node)
 
@@ -126,11 +143,13 @@ class Door:
         self.sent: list[tuple[bytes, ipp.Message]] = []
         self.problems: list[str] = []
         self.worker = Worker(lambda call: call())
+        self.stream_worker = Worker(lambda call: call(), "stream")
         self.server = IppServer(
             self.graph,
             VolumeStore(folder / "volumes"),
             folder / "saved",
             self.worker,
+            self.stream_worker,
             lambda identity, frames: self.sent.append((identity, ipp.unpack(ipp.FROM_BRIDGE, frames))),
             self.problems.append,
         )
@@ -154,6 +173,7 @@ def door(tmp_path: Path) -> Iterator[Door]:
     door = Door(tmp_path)
     yield door
     door.worker.close()
+    door.stream_worker.close()
 
 
 def test_each_message_of_the_protocol_has_its_handler(door: Door) -> None:
@@ -531,7 +551,9 @@ class Tasks:
         monkeypatch.setattr(volume_tasks, "ActionClient", lambda *_: action)
         monkeypatch.setattr(volume_tasks, "Goal", FakeGoal)
         monkeypatch.setattr(volume_tasks, "time", SimpleNamespace(monotonic=lambda: self.now))
-        node = SimpleNamespace(count_publishers=lambda topic: int(self.is_there))
+        node = SimpleNamespace(
+            count_publishers=lambda topic: int(self.is_there), get_fully_qualified_name=lambda: "/bridge"
+        )
         self.tasks = VolumeTasks(node, lambda call: call())
         self.progress: list[TaskProgress] = []
         self.ends: list[tuple[TaskEnd | None, str]] = []

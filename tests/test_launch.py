@@ -22,6 +22,7 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import yaml
@@ -29,6 +30,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samm_core.errors import LaunchError
+from samm_core.geometry import VolumeGeometry
+from samm_core.saved_work import SavedWork
+from samm_core.segmentation.segmentation import Segmentation
+from samm_core.sources.volume import LoadedVolume
+from samm_core.sources.window import Window
 from samm_ros.supervision import fastdds_files
 from samm_ros.supervision.processes import (
     ARGUMENTS,
@@ -187,6 +193,9 @@ class TestArguments:
             ("network", "", 'network has to be true or false, not ""'),
             ("bridge_port", "http", 'bridge_port has to be a whole number, not "http"'),
             ("samm_port", "1.5", 'samm_port has to be a whole number, not "1.5"'),
+            ("window_lower", "low", 'window_lower has to be a number, not "low"'),
+            ("window_upper", "inf", 'window_upper has to be a number, not "inf"'),
+            ("session", "/absent.samm", "The session cannot be started: /absent.samm cannot be read"),
         ],
     )
     def test_an_argument_that_cannot_be_is_refused_by_name(self, name: str, text: str, problem: str) -> None:
@@ -196,7 +205,32 @@ class TestArguments:
     @given(name=st.sampled_from([argument.name for argument in ARGUMENTS]), text=st.text())
     def test_any_text_is_a_value_or_a_refusal(self, name: str, text: str) -> None:
         with contextlib.suppress(LaunchError):
-            assert type(read_arguments({name: text})[name]) in (str, bool, int)
+            assert type(read_arguments({name: text})[name]) in (str, bool, int, float)
+
+    def test_a_session_says_volume_window_and_model(self, tmp_path: Path) -> None:
+        path = tmp_path / "case.samm"
+        segmentation = Segmentation(VolumeGeometry((4, 4, 4), np.eye(4)))
+        volume = LoadedVolume("uid", "ct", "/data/ct.nii", segmentation.geometry, Window(-160, 240))
+        SavedWork.of(volume, segmentation, "vit_b").save(path)
+        given = {"session": str(path), "volume": "/another.nii", "window_preset": "ct_lung"}
+        changed = {
+            "session": str(path),
+            "volume": "/data/ct.nii",
+            "window_preset": "",
+            "window_lower": -160.0,
+            "window_upper": 240.0,
+            "model": "vit_b",
+        }
+        assert read_arguments(given) == {**read_arguments({}), **changed}
+        for name in ("samm_client", "apl_msk"):
+            [process] = [each for each in PROCESSES if each.executable == name]
+            assert process.parameters(read_arguments(given))["session"] == str(path)
+        [server] = [each for each in PROCESSES if each.executable == "samm_server"]
+        words = command(server, read_arguments(given))
+        assert {"window_lower:=-160.0", "window_upper:=240.0", 'model:="vit_b"'} <= set(words)
+        # Whose model is not known has the one that is given.
+        SavedWork.of(volume, segmentation).save(path)
+        assert read_arguments({**given, "model": "mobile_sam"})["model"] == "mobile_sam"
 
     def test_every_argument_is_described(self) -> None:
         assert all(argument.description.endswith(".") for argument in ARGUMENTS)
@@ -209,7 +243,7 @@ class TestProcesses:
     def test_two_processes_are_composed_or_each_node_has_its_own(self) -> None:
         assert self.names() == ["samm_server", "samm_client", "slicer_bridge"]
         assert self.names(bridge="false") == ["samm_server", "samm_client"]
-        separate = ["apl_msk", "cpl_inf", "embedding", "rcv_inf", "rcv_msk", "slicer_bridge", "snd_inf"]
+        separate = ["apl_msk", "cpl_inf", "embedding", "rcv_inf", "rcv_msk", "slicer_bridge", "snd_inf", "world"]
         assert sorted(self.names(composed="false")) == separate
 
     def test_every_executable_and_parameter_file_is_installed(self) -> None:
@@ -228,7 +262,19 @@ class TestProcesses:
         assert executable == str(find_executable("samm_ros", "samm_client"))
         file = str(config_file("client.yaml"))
         assert words[:5] == ["--ros-args", "-r", "__ns:=/a", "--params-file", file]
-        assert words[5:] == ["-p", 'journal:="1: ü"', "-p", "trace:=false"]
+        rest = ['session:=""', 'journal:="1: ü"', 'image_geometry:=""', "trace:=false"]
+        assert words[5:] == [word for each in rest for word in ("-p", each)]
+
+    def test_a_camera_has_its_own_topic(self) -> None:
+        [server] = [process for process in PROCESSES if process.executable == "samm_server"]
+        words = command(server, read_arguments({"image": "/camera/image_raw"}))
+        assert words[2:6] == [
+            "-r",
+            "image:=/camera/image_raw",
+            "-r",
+            "image/compressed:=/camera/image_raw/compressed",
+        ]
+        assert "-r" not in command(server, read_arguments({}))
 
     def test_what_is_not_installed_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(LaunchError, match='samm_ros has no executable "absent"; it has apl_msk, cpl_inf'):
@@ -265,9 +311,10 @@ class TestLaunchFile:
         {},
         {"composed": "false", "bridge": "0", "network": "true"},
         {"namespace": "a/b", "checkpoint": "1", "volume": "/a b/ü.nii", "sweep": "false", "samm_port": "-1"},
+        {"window_lower": "-1e3", "window_upper": "40"},
     ]
 
-    @pytest.mark.parametrize("arguments", ARGUMENTS, ids=["defaults", "separate", "values"])
+    @pytest.mark.parametrize("arguments", ARGUMENTS, ids=["defaults", "separate", "values", "window"])
     def test_it_starts_what_the_table_says(
         self, arguments: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from peer import Peer
 from samm_msgs.action import SegmentVolume
-from samm_msgs.msg import Segment, SliceMask
+from samm_msgs.msg import Segment, SliceMask, TaskMask
 from samm_msgs.srv import EditSegments
 from std_msgs.msg import ColorRGBA
 
@@ -22,12 +25,13 @@ from samm_core.errors import MaskError, PromptError
 from samm_core.geometry import Plane
 from samm_core.mask_codec import encode_mask
 from samm_core.models.base import SegmentationModel
-from samm_core.prompts import Prompt, pixel_box
+from samm_core.prompts import Prompt, pixel_box, pixel_points, prompt_on, scribble_prompt
+from samm_core.saved_work import load_work
 from samm_core.sources.base import ImageId
 from samm_core.sources.volume import Volume
 from samm_core.tasks.propagation import Mark, Propagated, propagate
 from samm_core.tasks.slices import PlaneSlices
-from samm_ros import conversions
+from samm_ros import conversions, topics
 from samm_ros.client import GraphClient
 
 pytestmark = pytest.mark.xdist_group("graph")
@@ -36,6 +40,8 @@ pytestmark = pytest.mark.xdist_group("graph")
 MARKED = 100
 FIRST, LAST = 97, 103
 BOX = (82, 8, 116, 75)
+# Of a coronal slice: rows and columns.
+SHAPE = (189, 197)
 
 
 def box(index: int = MARKED, plane: Plane = Plane.CORONAL) -> Prompt:
@@ -283,6 +289,102 @@ def test_work_is_saved_and_opened_as_one_step_with_the_same_masks(
         other.wait_for(lambda: voxels(other, segment) == held, "the segment to come back", 30.0)
         other.undo()
         other.wait_for(lambda: voxels(other, segment) == 0, "it to be taken back as one step", 30.0)
+
+
+def test_the_prompts_of_a_segment_are_told_and_saved_with_it(
+    client: GraphClient, segment: str, tmp_path: Path, shared_graph: str
+) -> None:
+    client.prompt(pixel_points(Plane.CORONAL, MARKED, [(99, 40)]), segment, choice=1)
+    scribble = scribble_prompt([(90, 20), (99, 60)], SHAPE).joined(scribble_prompt([(20, 30)], SHAPE, False))
+    client.prompt(prompt_on(Plane.CORONAL, MARKED + 1, scribble), segment)
+    client.prompt(box(), segment)
+
+    def told(client: GraphClient, segment: str = segment) -> list[tuple]:
+        found = []
+        for prompt in client.prompts_of(segment):
+            marks = prompt.in_pixels()
+            box_xyxy = tuple(marks.box_xyxy.tolist()) if marks.has_box else ()
+            found.append((prompt.slice_index, len(marks.labels), box_xyxy, marks.choice))
+        return found
+
+    # The box came last, on the slice of the click.
+    expected = [(MARKED + 1, len(scribble.labels), (), 0), (MARKED, 0, BOX, 0)]
+    assert told(client) == expected
+    client.save_work(tmp_path / "case.samm")
+    assert load_work(tmp_path / "case.samm").model == "lite_medsam"
+    client.edit_segments(EditSegments.Request.RENAME, segment, new_name=f"{segment} renamed")
+    assert told(client, f"{segment} renamed") == expected
+    with pytest.raises(MaskError, match="no segment"):
+        client.prompts_of(segment)
+    with GraphClient(shared_graph, f"reopens-{uuid.uuid4().hex[:6]}") as other:
+        other.open_work(tmp_path / "case.samm")
+        assert told(other) == expected
+
+
+def test_the_other_masks_of_a_click_are_given_when_they_are_asked_for(
+    client: GraphClient, segment: str
+) -> None:
+    click = pixel_points(Plane.CORONAL, MARKED, [(99, 40)])
+    answers = [client.prompt(click, segment, choice=choice) for choice in range(3)]
+    assert [answer.choices for answer in answers] == [3, 3, 3]
+    scores = [answer.score for answer in answers]
+    assert scores == sorted(scores, reverse=True) and len(set(scores)) == 3
+    assert len({answer.data for answer in answers}) == 3
+    client.wait_for(
+        lambda: voxels(client, segment) == answers[-1].mask.sum(), "the chosen mask to be applied", 30.0
+    )
+    with pytest.raises(PromptError, match="proposes 3 masks .* no choice 3; give 0 to 2"):
+        client.prompt(click, segment, choice=3)
+    assert client.prompt(box(), segment).choices == 1
+    with pytest.raises(PromptError, match="proposes 1 mask .* no choice 1"):
+        client.prompt(box(), segment, choice=1)
+
+
+def test_what_is_frozen_is_told(client: GraphClient, segment: str) -> None:
+    def frozen() -> set[tuple[int, int]]:
+        segments = client.segmentation_of(client.volume.uid).segments
+        found = next((each for each in segments if each.name == segment), Segment())
+        return set(zip(found.frozen_planes, found.frozen_indices, strict=True))
+
+    client.prompt(box(), segment)
+    plane = int(Plane.CORONAL)
+    client.wait_for(lambda: frozen() == {(plane, MARKED)}, "the prompted slice to be told", 30.0)
+    client.edit_segments(EditSegments.Request.FREEZE, segment, plane=int(Plane.AXIAL), index=7)
+    client.wait_for(lambda: frozen() == {(plane, MARKED), (0, 7)}, "the frozen slice to be told", 30.0)
+    client.edit_segments(EditSegments.Request.UNFREEZE, segment, plane=plane, index=MARKED)
+    client.wait_for(lambda: frozen() == {(0, 7)}, "the released slice to go", 30.0)
+
+
+# Everything on every slice: minutes.
+LONG_TASK = """
+import sys
+from samm_msgs.action import SegmentVolume
+from samm_ros.client import GraphClient
+with GraphClient(sys.argv[1], "killed") as client:
+    goal = SegmentVolume.Goal(
+        task=SegmentVolume.Goal.AUTOMATIC, client_id="killed", segment=sys.argv[2], plane=1, first=20, last=210
+    )
+    client.segment_volume(goal, lambda answer: print("began", flush=True))
+"""
+
+
+def test_the_task_of_a_client_that_is_killed_ends(
+    shared_graph: str, client: GraphClient, segment: str
+) -> None:
+    asker = subprocess.Popen(
+        [sys.executable, "-c", LONG_TASK, shared_graph, segment], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        with Peer(shared_graph.strip("/")) as peer:
+            peer.listen(TaskMask, topics.TASK_MASKS, topics.TASKS)
+            assert asker.stdout.readline() == "began\n"
+            (task,) = {each.id for each in peer.heard[topics.TASK_MASKS]}
+            asker.kill()
+            peer.wait_for(topics.TASK_MASKS, lambda each: each.ended and each.id == task)
+    finally:
+        asker.kill()
+        asker.communicate()
+    assert client.prompt(box(), "after").mask.any()
 
 
 def test_what_is_no_work_or_cannot_be_written_is_refused_in_a_sentence(

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -16,6 +16,17 @@ from .geometry import Plane, VolumeGeometry
 MAX_POINTS = 1024
 # Characters in the name of a segment or a client.
 MAX_NAME = 255
+# Points that stand for a scribble; for the inside of a lasso; for its bays.
+_SCRIBBLE_POINTS, _LASSO_POINTS, _BAY_POINTS = 8, 3, 2
+# Of the slice's longer side, from one point of a scribble to the next.
+_SCRIBBLE_STEP = 1 / 32
+# A further point inside is as deep as this share of the deepest, and a bay as this share of the box's shorter side and so
+# many pixels.
+_LESS_DEEP, _BAY_DEPTH, _BAY_PIXELS = 0.5, 0.1, 2.0
+# Pixels.
+_FAR_OFF = 1e6
+# A byte in a message.
+MAX_CHOICE = 255
 # Rows and columns of a mask prompt: SAM's prompt encoder takes masks of this size alone.
 MASK_INPUT_SHAPE = (256, 256)
 
@@ -37,6 +48,7 @@ class PixelPrompt:
     box_xyxy: (4,) float32 pixels, x min, y min, x max, y max; or None.
     mask_input: (256, 256) float32 logits over the encoder's padded input, as an earlier result's low_res_logits has
         them; or None.
+    choice: which of the masks that a model proposes is meant: 0 the best by the model's own score, 1 the second best, …
 
     Raises PromptError for anything else: wrong shapes, NaN, other labels, an empty or reversed box.
     """
@@ -45,8 +57,10 @@ class PixelPrompt:
     labels: np.ndarray = field(default_factory=_no_labels)
     box_xyxy: np.ndarray | None = None
     mask_input: np.ndarray | None = None
+    choice: int = 0
 
     def __post_init__(self) -> None:
+        _check_choice(self.choice)
         points = _checked_points(self.points_xy)
         box = None if self.box_xyxy is None else _checked_box(self.box_xyxy)
         if box is None and not len(points):
@@ -68,6 +82,15 @@ class PixelPrompt:
     @property
     def has_mask(self) -> bool:
         return self.mask_input is not None
+
+    def joined(self, other: PixelPrompt) -> PixelPrompt:
+        """This prompt with the points of another on the same slice, and with its box where this one has none."""
+        return replace(
+            self,
+            points_xy=np.concatenate([self.points_xy, other.points_xy]),
+            labels=np.concatenate([self.labels, other.labels]),
+            box_xyxy=self.box_xyxy if self.has_box else other.box_xyxy,
+        )
 
     def outside(self, rows: int, columns: int) -> str:
         """What of the prompt lies outside a slice of this size, as the start of a sentence; empty: nothing does.
@@ -93,6 +116,7 @@ class Prompt:
     in_ras: whether points and box are RAS millimetres; else they are pixels x, y, and the third number is not read.
     points: (N, 3) float64. labels: (N,), 1 (positive) or 0 (negative).
     box: (2, 3) float64, two opposite corners, or None.
+    choice: as PixelPrompt's; raises PromptError for one that cannot be.
     """
 
     plane: Plane
@@ -101,12 +125,34 @@ class Prompt:
     points: np.ndarray
     labels: np.ndarray
     box: np.ndarray | None = None
+    choice: int = 0
+
+    def __post_init__(self) -> None:
+        _check_choice(self.choice)
 
     def on_slice(self, geometry: VolumeGeometry) -> tuple[int, PixelPrompt]:
         """The slice's index and the prompt in its pixels.
 
         Raises PromptError for a prompt outside the volume, off the slice, or malformed.
         """
+        marks, count = self._marks()
+        index = self.slice_index
+        if index is None:
+            if not self.in_ras:
+                raise PromptError("A prompt in pixels does not say its slice; give the slice's index.")
+            index = geometry.slice_at(marks[0] if count else marks.mean(axis=0), self.plane)
+        pixels = geometry.to_slice(marks, self.plane, index) if self.in_ras else marks[:, :2]
+        return index, self._of_pixels(pixels, count)
+
+    def in_pixels(self) -> PixelPrompt:
+        """The prompt in pixels of its image, whichever that is. Raises PromptError for one in RAS, or malformed."""
+        if self.in_ras:
+            raise PromptError("The prompt is in RAS millimetres, which the image does not have; give pixels.")
+        marks, count = self._marks()
+        return self._of_pixels(marks[:, :2], count)
+
+    def _marks(self) -> tuple[np.ndarray, int]:
+        """The points and then the box's corners, (N, 3) float64, and how many points there are."""
         points = np.asarray(self.points, np.float64).reshape(-1, 3)
         box = None if self.box is None else np.asarray(self.box, np.float64).reshape(2, 3)
         marks = points if box is None else np.vstack([points, box])
@@ -114,15 +160,12 @@ class Prompt:
             raise PromptError("The prompt is empty; give a point or a box.")
         if not np.isfinite(marks).all():
             raise PromptError("A coordinate of the prompt is not finite; give finite millimetres or pixels.")
-        index = self.slice_index
-        if index is None:
-            if not self.in_ras:
-                raise PromptError("A prompt in pixels does not say its slice; give the slice's index.")
-            index = geometry.slice_at(points[0] if len(points) else box.mean(axis=0), self.plane)
-        pixels = geometry.to_slice(marks, self.plane, index) if self.in_ras else marks[:, :2]
-        corners = pixels[len(points) :]
-        box_xyxy = None if box is None else np.concatenate([corners.min(axis=0), corners.max(axis=0)])
-        return index, PixelPrompt(pixels[: len(points)], self.labels, box_xyxy)
+        return marks, len(points)
+
+    def _of_pixels(self, pixels: np.ndarray, count: int) -> PixelPrompt:
+        corners = pixels[count:]
+        box_xyxy = np.concatenate([corners.min(axis=0), corners.max(axis=0)]) if len(corners) else None
+        return PixelPrompt(pixels[:count], self.labels, box_xyxy, choice=self.choice)
 
 
 def pixel_box(plane: Plane, slice_index: int, x0: float, y0: float, x1: float, y1: float) -> Prompt:
@@ -150,6 +193,7 @@ def pixel_prompt(
     points_xy: np.ndarray,
     labels: np.ndarray,
     box_xyxy: np.ndarray | None,
+    choice: int = 0,
 ) -> Prompt:
     """A Prompt in pixels of a slice. points_xy: (N, 2). labels: (N,) 1 or 0. box_xyxy: (4,) or None.
 
@@ -167,7 +211,79 @@ def pixel_prompt(
         points=with_z(points_xy),
         labels=np.asarray(labels, np.uint8),
         box=None if box_xyxy is None else with_z(box_xyxy),
+        choice=choice,
     )
+
+
+def prompt_on(plane: Plane, slice_index: int, marks: PixelPrompt) -> Prompt:
+    """What was marked in pixels, on that slice; without a mask_input."""
+    return pixel_prompt(plane, slice_index, marks.points_xy, marks.labels, marks.box_xyxy, marks.choice)
+
+
+def scribble_prompt(polyline_xy: ArrayLike, shape: tuple[int, int], positive: bool = True) -> PixelPrompt:
+    """A line drawn over a structure, or with positive=False over what is none: up to 8 points, spread evenly along it.
+
+    polyline_xy: (N, 2) pixels, N from 1. shape: rows and columns of the slice; what is drawn beyond it is not read.
+    Raises PromptError for a line that is none, or off the slice.
+    """
+    line = _checked_line(polyline_xy, 1, "scribble")
+    lengths = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
+    # So fine that a part of half a pixel on the slice is found.
+    at = np.linspace(0, lengths[-1], 2 + min(int(4 * lengths[-1]), 100_000))
+    places = np.stack([np.interp(at, lengths, line[:, axis]) for axis in (0, 1)], axis=1)
+    places = places[_on_slice(places, shape)]
+    if not len(places):
+        raise PromptError("The scribble lies off the slice; draw it on the slice.")
+    drawn = lengths[-1] * len(places) / len(at)
+    count = int(min(_SCRIBBLE_POINTS, 1 + drawn / (_SCRIBBLE_STEP * max(shape))))
+    # In the middle of equal parts: the ends of a line are where the hand slips.
+    points = places[((np.arange(count) + 0.5) / count * len(places)).astype(int)]
+    return PixelPrompt(points, np.full(count, int(positive), np.uint8))
+
+
+def lasso_prompt(polygon_xy: ArrayLike, shape: tuple[int, int]) -> PixelPrompt:
+    """A line drawn around a structure: the box around it, the deepest points inside, and, negative, those in its bays.
+
+    polygon_xy: (N, 2) pixels, N from 3, closed from the last to the first. shape: rows and columns of the slice. Raises
+    PromptError for a line that is none, or that encloses no pixel of the slice.
+    """
+    import cv2  # Slicer's Python, which imports this module too, has none
+
+    polygon = _checked_line(polygon_xy, 3, "lasso")
+    corners = np.rint(polygon).astype(np.int32)
+    inside = cv2.fillPoly(np.zeros(shape, np.uint8), [corners], 1)
+    ys, xs = np.nonzero(inside)
+    if not len(xs):
+        raise PromptError("The lasso encloses nothing of the slice; draw it around the structure.")
+    low, high = np.array([xs.min(), ys.min()]) - 0.5, np.array([xs.max(), ys.max()]) + 0.5
+    hull = cv2.fillConvexPoly(np.zeros(shape, np.uint8), cv2.convexHull(corners), 1)
+    boxed, bays = np.s_[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1], np.zeros(shape, np.uint8)
+    bays[boxed] = hull[boxed] & (1 - inside[boxed])
+    positive = _deepest(inside, _LASSO_POINTS, 0.0)
+    negative = _deepest(bays, _BAY_POINTS, max(_BAY_PIXELS, _BAY_DEPTH * (high - low).min()))
+    labels = np.array([1] * len(positive) + [0] * len(negative), np.uint8)
+    return PixelPrompt(np.array(positive + negative), labels, np.concatenate([low, high]))
+
+
+def _deepest(area: np.ndarray, count: int, least: float) -> list[tuple[int, int]]:
+    """Up to `count` pixels (x, y) of an area, (H, W) uint8, far from its border, the deepest first.
+
+    None lies in the circle that fits around another. least: pixels from the border that each has at least.
+    """
+    import cv2
+
+    depth = cv2.distanceTransform(np.pad(area, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    least = max(least, _LESS_DEEP * float(depth.max()))
+    ys, xs = np.nonzero(depth >= max(least, 1e-6))
+    depths = depth[ys, xs]
+    found: list[tuple[int, int]] = []
+    while len(found) < count and len(xs):
+        deepest = depths.argmax()
+        x, y, reach = xs[deepest], ys[deepest], depths[deepest]
+        found.append((int(x), int(y)))
+        left = np.hypot(xs - x, ys - y) >= reach
+        ys, xs, depths = ys[left], xs[left], depths[left]
+    return found
 
 
 def prompt_kind_error(
@@ -202,6 +318,23 @@ def _name_error(what: str, name: str) -> str:
     return ""
 
 
+def _checked_line(given: ArrayLike, least: int, what: str) -> np.ndarray:
+    """(N, 2) float64. Raises PromptError for anything else, and for fewer points than `least`."""
+    line = np.asarray(given, np.float64)
+    if line.ndim != 2 or line.shape[1] != 2 or len(line) < least:
+        raise PromptError(f"A {what} of the shape {line.shape} is none; give {least} or more rows of x, y.")
+    if not (np.abs(line) <= _FAR_OFF).all():
+        raise PromptError(
+            f"A point of the {what} is not finite, or far off any slice; give x and y in pixels."
+        )
+    return line
+
+
+def _on_slice(points_xy: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(N,) bool. A pixel reaches half a pixel around its centre."""
+    return ((points_xy >= -0.5) & (points_xy <= np.array(shape[::-1]) - 0.5)).all(axis=1)
+
+
 def _checked_points(given: ArrayLike) -> np.ndarray:
     points = _readonly(given, np.float32) if np.size(given) else _no_points()
     if points.ndim != 2 or points.shape[1] != 2:
@@ -231,6 +364,13 @@ def _checked_box(given: ArrayLike) -> np.ndarray:
     if box[2] <= box[0] or box[3] <= box[1]:
         raise PromptError(f"The box {box.tolist()} has no area; x max and y max must exceed x min and y min.")
     return box
+
+
+def _check_choice(choice: int) -> None:
+    if not 0 <= choice <= MAX_CHOICE:
+        raise PromptError(
+            f"There is no choice {choice}; give 0 for the best mask, 1 for the second best, and so on."
+        )
 
 
 def _checked_mask_input(given: ArrayLike) -> np.ndarray:

@@ -15,7 +15,6 @@ import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from .geometry import Plane, VolumeGeometry
 from .prompts import MAX_NAME, PixelPrompt, segment_name_error
 from .segmentation.segment_list import MAX_SEGMENTS, Segment, checked_color
 from .segmentation.segmentation import Segmentation
-from .sources.volume import MAX_VOXELS, Volume, Window
+from .sources.volume import MAX_VOXELS, LoadedVolume, Volume, Window
 
 SUFFIX = ".samm"
 MAX_PROMPTS = 10_000
@@ -52,7 +51,7 @@ class SavedSegment:
 
 @dataclass(frozen=True, eq=False)
 class SavedPrompt:
-    """What was marked for a segment on one slice, without a mask_input."""
+    """What was marked last for a segment on one slice, without a mask_input."""
 
     segment: str
     plane: Plane
@@ -64,7 +63,8 @@ class SavedPrompt:
 class SavedWork:
     """A user's work on one volume.
 
-    source_uri: where the volume was read from. source_uid: its uid, by content. model: its name; empty: none was chosen.
+    source_uri: where the volume was read from. source_uid: its uid, by content. model: which made the newest mask; empty:
+    not known.
     """
 
     source_uri: str
@@ -76,24 +76,27 @@ class SavedWork:
     prompts: tuple[SavedPrompt, ...] = ()
 
     @classmethod
-    def of(
-        cls, volume: Volume, segmentation: Segmentation, model: str = "", prompts: Sequence[SavedPrompt] = ()
-    ) -> SavedWork:
-        """What there is at this moment. volume: a Volume or LoadedVolume."""
+    def of(cls, volume: Volume | LoadedVolume, segmentation: Segmentation, model: str = "") -> SavedWork:
+        """What there is at this moment. Of more than MAX_PROMPTS prompts, the newest."""
         segments = tuple(
             SavedSegment(segment, voxels, segmentation.frozen(segment.name))
             for segment, voxels in segmentation.snapshot()
         )
-        return cls(volume.uri, volume.uid, volume.geometry, volume.window, model, segments, tuple(prompts))
+        prompts = tuple(SavedPrompt(*each) for each in segmentation.prompts()[-MAX_PROMPTS:])
+        return cls(volume.uri, volume.uid, volume.geometry, volume.window, model, segments, prompts)
 
     def restore(self, segmentation: Segmentation) -> None:
-        """Make the saved segments those of a segmentation of the same volume, as one step of undo.
+        """Make the saved segments those of a segmentation of the same volume, as one step of undo, and theirs its prompts.
 
         Raises MaskError for a segmentation of another volume.
         """
         if segmentation.geometry != self.geometry:
             raise MaskError(f"The work is on another volume than this one; load {self.source_uri}.")
         segmentation.restore([(each.segment, each.voxels, each.frozen) for each in self.segments])
+        names = {each.segment.name for each in self.segments}
+        for each in self.prompts:
+            if each.segment in names:
+                segmentation.note_prompt(each.segment, each.plane, each.index, each.prompt)
 
     def save(self, path: Path) -> None:
         """Write a file whole or not at all; an earlier one of this kind is replaced. Raises MaskError."""
@@ -151,6 +154,7 @@ class SavedWork:
                         "points": each.prompt.points_xy.tolist(),
                         "labels": each.prompt.labels.tolist(),
                         "box": each.prompt.box_xyxy.tolist() if each.prompt.has_box else None,
+                        "choice": each.prompt.choice,
                     }
                     for each in self.prompts
                 ],
@@ -165,17 +169,17 @@ class SavedWork:
                 file.writestr(_member(number), array.getbuffer())
 
 
-def load_work(path: Path) -> SavedWork:
+def load_work(path: Path, with_voxels: bool = True) -> SavedWork:
     """What SavedWork.save wrote. Raises MaskError, that names the file, where it is missing, damaged or anything else.
 
-    Each length and type is checked before it is used, and no more is held than the file's own words allow within MAX_BYTES.
+    with_voxels: False leaves the segments out, and is soon done: for the volume, window, model and prompts alone. Each length and type is checked before it is used, and no more is held than the file's own words allow within MAX_BYTES.
     """
     path = Path(path)
     try:
         if path.exists() and not path.is_dir() and not path.is_file():
             raise OSError(0, "it is no regular file")
         with path.open("rb") as opened, zipfile.ZipFile(opened) as file:
-            return _Reader(path, file).work()
+            return _Reader(path, file).work(with_voxels)
     except OSError as error:
         raise MaskError(f"{path} cannot be read ({error.strerror or error}).") from None
     except SammError as error:
@@ -191,7 +195,7 @@ class _Reader:
     def __init__(self, path: Path, file: zipfile.ZipFile) -> None:
         self._path, self._file = path, file
 
-    def work(self) -> SavedWork:
+    def work(self, with_voxels: bool) -> SavedWork:
         members = self._file.namelist()
         saved = _fields(json.loads(self._take(_JSON, _MAX_JSON)), "format", "version")
         if saved["format"] != _FORMAT:
@@ -218,7 +222,7 @@ class _Reader:
             _text(saved["model"], MAX_NAME),
             tuple(
                 SavedSegment(segment, self._voxels(number, geometry), frozen)
-                for number, (segment, frozen) in enumerate(listed)
+                for number, (segment, frozen) in enumerate(listed if with_voxels else ())
             ),
             tuple(_prompt(each, geometry) for each in _list(saved["prompts"], MAX_PROMPTS)),
         )
@@ -320,7 +324,8 @@ def _prompt(value: object, geometry: VolumeGeometry) -> SavedPrompt:
     points = [_numbers(point, 2) for point in _list(fields["points"], MAX_PROMPTS)]
     labels = [_whole(label) for label in _list(fields["labels"], MAX_PROMPTS)]
     box = None if fields["box"] is None else _numbers(fields["box"], 4)
-    prompt = PixelPrompt(points, labels, box)
+    # Files of before there was a choice say none.
+    prompt = PixelPrompt(points, labels, box, choice=_whole(fields.get("choice", 0)))
     if outside := prompt.outside(*geometry.slice_shape(plane)):
         raise ValueError(f"{outside} its slice")
     return SavedPrompt(_text(fields["segment"], MAX_NAME), plane, index, prompt)

@@ -362,3 +362,28 @@ def test_a_prompt_without_an_answer_makes_what_is_shown_stale(session: ApplySess
     session.apply(answer_to(request(5)))
 
     assert not session.stale(after_s=0.0)
+
+
+def test_a_mask_brings_the_prompt_that_it_answers_and_its_model(session: ApplySession) -> None:
+    asked = [
+        replace(request(cycle), prompt=PixelPrompt([[cycle, 1]], [1], choice=cycle % 3))
+        for cycle in range(1, 4)
+    ]
+    for each in asked:
+        session.requested(each)
+    segmentation = session.segmentation("first")
+    # Of a drag, each answer comes: also that to a prompt which is not the newest any more.
+    for each in asked:
+        assert session.apply(answer_to(each)).outcome == Outcome.COMPLETED
+        assert segmentation.prompts() == [("liver", Plane.AXIAL, 1, each.prompt)]
+    assert session.models == {"first": "m"}
+
+
+def test_a_mask_whose_request_is_not_known_or_is_for_another_place_brings_no_prompt(
+    session: ApplySession,
+) -> None:
+    session.requested(request(1, index=2))
+    assert session.apply(answer_to(request(2))).outcome == Outcome.COMPLETED
+    session.requested(replace(request(3), prompt=PixelPrompt([[99, 99]], [1])))
+    assert session.apply(answer_to(request(3))).outcome == Outcome.COMPLETED
+    assert session.segmentation("first").prompts() == []

@@ -379,6 +379,7 @@ def test_prompts_decoded_in_one_batch_have_the_masks_of_each_alone(
     boxes = [[40, 40, 150, 170], [70, 80, 121, 140], [33, 90, 89, 133]]
     prompts = [PixelPrompt(box_xyxy=box) for box in boxes]
     prompts += [PixelPrompt([[98, 120]], [1]), PixelPrompt([[98, 120], [60, 60]], [1, 0])]
+    prompts += [PixelPrompt([[98, 120]], [1], choice=choice) for choice in (1, 2)]
     alone = torch_lite.decode_all(embedding, prompts)
     monkeypatch.setattr(
         torch_lite, "batch_decoders", BatchDecoders(*map(Uncaptured, torch_lite.fused_decoders()))

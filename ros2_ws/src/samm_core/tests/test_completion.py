@@ -170,6 +170,21 @@ def test_it_is_busy_while_a_prompt_is_decoded_and_at_rest_after_it(
     assert not loop.is_busy
 
 
+def test_clients_who_choose_differently_on_one_slice_get_each_their_mask(
+    loop: CompletionLoop, ended, mni: Volume, lite_medsam
+) -> None:
+    (embedding,) = lite_medsam.encode([mni.slice_image(Plane.AXIAL, 35)])
+    prompts = {str(choice): PixelPrompt([[60, 130]], [1], choice=choice) for choice in range(4)}
+    for client_id, prompt in prompts.items():
+        loop.submit(replace(request(mni, 1, client_id), prompt=prompt))
+    answers = {each.request.client_id: each for each in (ended.get(timeout=LIMIT_S) for _ in prompts)}
+    assert "has no choice 3; give 0 to 2" in answers.pop("3").answer.error
+    for client_id, answer in answers.items():
+        assert answer.answer.choices == 3
+        assert np.array_equal(mask_of(answer), lite_medsam.decode(embedding, prompts[client_id]).mask)
+    assert len({answer.answer.score for answer in answers.values()}) == 3
+
+
 class NotReady:
     """A source whose embedding node is away."""
 

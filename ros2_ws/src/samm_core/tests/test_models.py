@@ -517,6 +517,43 @@ def test_prompts_in_a_batch_have_the_masks_that_each_has_alone(lite, mri_slice):
         assert np.array_equal(result.mask, lite.decode(embedding, prompt).mask)
 
 
+@pytest.mark.parametrize("name", ["lite", "vit_b"])
+def test_the_other_masks_of_a_click_can_be_chosen_by_their_rank(name, request, mri_slice):
+    model = request.getfixturevalue(name)
+    if name == "lite":
+        (embedding,) = model.encode([mri_slice])
+    else:
+        embedding = random_embedding((100, 130), model.processor.input_size((100, 130)))
+    prompts = [PixelPrompt([[98, 80]], [1], choice=choice) for choice in range(3)]
+    results = model.decode_all(embedding, prompts)
+    assert [result.score for result in results] == sorted(results[0].scores.tolist(), reverse=True)
+    for prompt, result in zip(prompts, results, strict=True):
+        assert result.score == result.scores[result.best]
+        logits = result.low_res_logits[result.best]
+        disagree = result.mask ^ model.processor.mask(logits, embedding.original_size)
+        assert disagree.sum() <= 2, "the mask is not that of its logits"
+        assert len(result.scores) == model.processor.choices(prompt) == 3
+    assert len({result.best for result in results}) == 3
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sentence"),
+    [
+        (PixelPrompt([[60, 40]], [1], choice=3), "proposes 3 masks .* no choice 3; give 0 to 2"),
+        (
+            PixelPrompt([[60, 40], [9, 9]], [1, 0], choice=1),
+            "proposes 1 mask .* no choice 1; give 0, or mark",
+        ),
+        (PixelPrompt(box_xyxy=[11, 20, 88, 79], choice=1), "proposes 1 mask "),
+    ],
+)
+def test_a_choice_that_the_model_does_not_give_is_refused_in_one_sentence(lite, vit_b, prompt, sentence):
+    for model in (lite, vit_b):
+        with pytest.raises(PromptError, match=sentence) as caught:
+            model.check_prompt(prompt)
+        assert_one_sentence(caught.value)
+
+
 @pytest.mark.parametrize("what", ["missing", "damaged", "of another network"])
 def test_weights_of_points_that_cannot_be_are_refused_in_one_sentence(what, tmp_path):
     from safetensors.torch import save_file

@@ -11,6 +11,7 @@ import random
 import resource
 import tracemalloc
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from samm_core.errors import MaskError
 from samm_core.geometry import Plane, VolumeGeometry
 from samm_core.prompts import PixelPrompt
-from samm_core.saved_work import SavedPrompt, SavedWork, load_work
+from samm_core.saved_work import MAX_PROMPTS, SavedWork, load_work
 from samm_core.segmentation.segmentation import Segmentation
 from samm_core.sources.window import Window
 
@@ -44,10 +45,18 @@ def work_of(seed: int = 1, segments: int = 3) -> SavedWork:
         uri="/data/ct é.nii.gz", uid="8a" * 16, geometry=GEOMETRY, window=Window(-160, 240)
     )
     prompts = [
-        SavedPrompt("Niere 0 · 副腎", Plane.AXIAL, 3, PixelPrompt([[1.5, 2], [0, 0.1]], [1, 0])),
-        SavedPrompt("Niere 1 · 副腎", Plane.CORONAL, 7, PixelPrompt(box_xyxy=[0, 1, 4.25, 5])),
+        ("Niere 0 · 副腎", Plane.AXIAL, 3, PixelPrompt([[1.5, 2], [0, 0.1]], [1, 0])),
+        ("Niere 0 · 副腎", Plane.CORONAL, 7, PixelPrompt([[1, 1]], [1], [0, 1, 4.25, 5], choice=2)),
     ]
-    return SavedWork.of(volume, segmentation, "lite_medsam", prompts)
+    for prompt in prompts if segments else ():
+        segmentation.note_prompt(*prompt)
+    return SavedWork.of(volume, segmentation, "lite_medsam")
+
+
+def volume_of(work: SavedWork) -> SimpleNamespace:
+    return SimpleNamespace(
+        uri=work.source_uri, uid=work.source_uid, geometry=work.geometry, window=work.window
+    )
 
 
 def content(work: SavedWork) -> tuple:
@@ -63,6 +72,7 @@ def content(work: SavedWork) -> tuple:
                 p.prompt.points_xy.tolist(),
                 p.prompt.labels.tolist(),
                 None if p.prompt.box_xyxy is None else p.prompt.box_xyxy.tolist(),
+                p.prompt.choice,
             )
             for p in work.prompts
         ],
@@ -104,6 +114,8 @@ def test_the_segmentation_is_the_same_again_and_one_undo_brings_back_what_was_th
         assert found.segment == segment
         assert np.array_equal(found.voxels, voxels)
         assert segmentation.frozen(segment.name) == found.frozen != frozenset()
+    assert len(work.prompts) == 2
+    assert content(SavedWork.of(volume_of(work), segmentation, work.model)) == content(work)
     before = segmentation.labelmap()
     segmentation.remove(segmentation.segments()[0].name)
     there = segmentation.labelmap()
@@ -249,7 +261,9 @@ def setting(*keys: object, to: object) -> object:
         setting("prompts", 0, "labels", to=[1]),
         setting("prompts", 0, "labels", to=[2, 0]),
         setting("prompts", 1, "box", to=[0, 0, 0, 0]),
-        setting("prompts", 1, "box", to=None),
+        setting("prompts", 1, "points", to=[[1, 1], [2, 2]]),
+        setting("prompts", 1, "choice", to=256),
+        setting("prompts", 1, "choice", to="0"),
         lambda words: words.clear(),
     ],
 )
@@ -333,3 +347,32 @@ def test_a_missing_file_a_folder_and_a_pipe_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.samm")
     with pytest.raises(MaskError, match="no regular file"):
         load_work(tmp_path / "pipe.samm")
+
+
+def test_a_file_of_before_there_was_a_choice_opens(tmp_path: Path) -> None:
+    def forget(words: dict) -> None:
+        for prompt in words["prompts"]:
+            del prompt["choice"]
+
+    work = load_work(hostile(tmp_path / "work.samm", forget))
+    assert [each.prompt.choice for each in work.prompts] == [0, 0]
+
+
+def test_the_words_alone_are_read_without_the_voxels(tmp_path: Path) -> None:
+    path = hostile(tmp_path / "work.samm", lambda words: None, {"segment_0.npy": b"no array"})
+    words = load_work(path, with_voxels=False)
+    assert content(words) == content(replace(work_of(1, 1), segments=()))
+    with pytest.raises(MaskError, match="damaged"):
+        load_work(path)
+
+
+def test_of_too_many_prompts_the_newest_are_saved(tmp_path: Path) -> None:
+    geometry = VolumeGeometry((1, 1, MAX_PROMPTS + 5), np.eye(4))
+    segmentation = Segmentation(geometry)
+    segmentation.add("liver")
+    for index in range(MAX_PROMPTS + 5):
+        segmentation.note_prompt("liver", Plane.AXIAL, index, PixelPrompt([[0, 0]], [1]))
+    volume = SimpleNamespace(uri="/a", uid="b", geometry=geometry, window=Window(0, 1))
+    SavedWork.of(volume, segmentation).save(tmp_path / "work.samm")
+    saved = load_work(tmp_path / "work.samm").prompts
+    assert [each.index for each in saved] == list(range(5, MAX_PROMPTS + 5))

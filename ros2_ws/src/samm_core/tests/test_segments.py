@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from samm_core.errors import MaskError
 from samm_core.geometry import Plane, VolumeGeometry
+from samm_core.prompts import PixelPrompt
 from samm_core.segmentation.segmentation import Segment, Segmentation
 
 TILTED = np.array([[0.9, 0.1, 0, 5], [-0.1, 0.9, 0.1, 0], [0, -0.1, 2, -9], [0, 0, 0, 1.0]])
@@ -312,3 +313,40 @@ def test_what_cannot_be_is_refused_in_a_sentence_and_changes_nothing(edit: objec
 
     assert segmentation.undo_steps == 0
     assert segmentation.segments() == [Segment("a", 1, segmentation.segments()[0].color)]
+
+
+def test_the_last_prompt_of_a_slice_goes_with_its_segment() -> None:
+    segmentation = Segmentation(GEOMETRY)
+    first, second, third = (PixelPrompt([[x, 1]], [1]) for x in (0, 1, 2))
+    segmentation.apply(full(), Plane.AXIAL, 1, "liver")
+    segmentation.note_prompt("liver", Plane.AXIAL, 1, first)
+    segmentation.note_prompt("liver", Plane.AXIAL, 2, second)
+    segmentation.note_prompt("liver", Plane.AXIAL, 1, third)
+    assert segmentation.prompts() == [
+        ("liver", Plane.AXIAL, 2, second),
+        ("liver", Plane.AXIAL, 1, third),
+    ]
+    segmentation.rename("liver", "spleen")
+    assert segmentation.prompts("spleen") == [("spleen", *each[1:]) for each in segmentation.prompts()]
+    with pytest.raises(MaskError, match="no segment 'liver'"):
+        segmentation.prompts("liver")
+
+    segmentation.remove("spleen")
+    segmentation.add("spleen")
+    assert segmentation.prompts() == []
+    assert segmentation.undo()
+    assert [each[3] for each in segmentation.prompts()] == [second, third]
+    segmentation.clear()
+    assert segmentation.prompts() == []
+
+
+def test_a_prompt_of_no_segment_or_off_its_slice_is_not_noted() -> None:
+    segmentation = Segmentation(GEOMETRY)
+    segmentation.add("liver")
+    with pytest.raises(MaskError, match="no segment 'spleen'"):
+        segmentation.note_prompt("spleen", Plane.AXIAL, 1, PixelPrompt([[0, 0]], [1]))
+    with pytest.raises(MaskError, match="no axial slice 3"):
+        segmentation.note_prompt("liver", Plane.AXIAL, 3, PixelPrompt([[0, 0]], [1]))
+    with pytest.raises(MaskError, match="lies outside the axial slice 1; move it"):
+        segmentation.note_prompt("liver", Plane.AXIAL, 1, PixelPrompt([[40, 0]], [1]))
+    assert segmentation.prompts() == []

@@ -19,6 +19,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,16 @@ from rclpy.node import Node
 from rclpy.task import Future
 from samm_msgs import msg
 from samm_msgs.action import EmbedVolume, SegmentVolume
-from samm_msgs.srv import EditSegments, LoadVolume, SaveSegmentation, UndoChange, WorkFile
+from samm_msgs.srv import (
+    EditSegments,
+    GetPrompts,
+    LoadPicture,
+    LoadVolume,
+    SaveSegmentation,
+    UndoChange,
+    WorkFile,
+)
+from sensor_msgs.msg import Image
 
 from samm_core.cycle.pending import CycleProgress, PendingPrompts
 from samm_core.cycle.request import STILL_WAITING, Answer, ClientPrompt
@@ -42,10 +52,13 @@ from samm_core.geometry import Plane
 from samm_core.latency.events import TaskEvent, event_of
 from samm_core.prompts import Prompt
 from samm_core.saved_work import load_work
-from samm_core.sources.volume import LoadedVolume
+from samm_core.sources.picture import PICTURE, picture_volume
+from samm_core.sources.volume import LoadedVolume, Volume
+from samm_core.sources.window import Window
 
 from . import conversions, topics
 from .support.goals import Goal
+from .support.images import image_to_msg
 from .support.publishing import stamped
 from .support.services import response_to
 
@@ -84,14 +97,23 @@ class GraphClient:
         self._ended_tasks: deque[str] = deque(maxlen=16)
         self._context = rclpy.Context()
         rclpy.init(context=self._context, signal_handler_options=rclpy.SignalHandlerOptions.NO)
-        self._node = Node("samm_client_api", namespace=namespace, context=self._context)
+        self._node = Node(
+            f"samm_client_api_{uuid.uuid4().hex[:8]}", namespace=namespace, context=self._context
+        )
         self._prompts = self._node.create_publisher(msg.Prompt, topics.PROMPTS, topics.NEWEST)
+        self._picture_prompts = self._node.create_publisher(
+            msg.PicturePrompt, topics.PICTURE_PROMPTS, topics.PICTURES
+        )
+        # The picture of the newest prompt that brings one, and its uid; empty: the newest prompt brings none.
+        self._picture: tuple[str, Image] = ("", Image())
         self._load = self._node.create_client(LoadVolume, topics.LOAD_VOLUME)
+        self._load_picture = self._node.create_client(LoadPicture, topics.LOAD_PICTURE)
         self._save = self._node.create_client(SaveSegmentation, topics.SAVE_SEGMENTATION)
         self._undo = self._node.create_client(UndoChange, topics.UNDO)
         self._redo = self._node.create_client(UndoChange, topics.REDO)
         self._save_work = self._node.create_client(WorkFile, topics.SAVE_WORK)
         self._open_work = self._node.create_client(WorkFile, topics.OPEN_WORK)
+        self._get_prompts = self._node.create_client(GetPrompts, topics.GET_PROMPTS)
         self._edit = self._node.create_client(EditSegments, topics.EDIT_SEGMENTS)
         self._embed = ActionClient(self._node, EmbedVolume, topics.EMBED_VOLUME)
         self._segment = ActionClient(self._node, SegmentVolume, topics.SEGMENT_VOLUME)
@@ -124,11 +146,33 @@ class GraphClient:
         return self._load_volume(request, timeout_s)
 
     def _load_volume(self, request: LoadVolume.Request, timeout_s: float) -> LoadedVolume:
+        return self._have_loaded(self._load, request, timeout_s)
+
+    def load_picture(
+        self,
+        pixels: np.ndarray,
+        name: str = "picture",
+        window: Window | None = None,
+        timeout_s: float = 120.0,
+    ) -> LoadedVolume:
+        """Make the graph load a picture as a volume of one axial slice; this client works on it then, as after `load`.
+
+        pixels: (H, W) uint8 or uint16, or (H, W, 3) or (H, W, 4) uint8, RGB and alpha, which is left out. window: of grey;
+        None: chosen from the pixels. Raises VolumeError when refused.
+        """
+        request = LoadPicture.Request(picture=_picture_msg(picture_volume(pixels)), name=name)
+        if window:
+            request.window_lower, request.window_upper = window.lower, window.upper
+        return self._have_loaded(self._load_picture, request, timeout_s)
+
+    def _have_loaded(
+        self, client: Client, request: LoadVolume.Request | LoadPicture.Request, timeout_s: float
+    ) -> LoadedVolume:
         deadline = time.monotonic() + timeout_s
-        while not self._load.wait_for_service(CHECK_S):
+        while not client.wait_for_service(CHECK_S):
             self._check()
             self._wait(time.monotonic() < deadline, "the server to come up")
-        response = self._call(self._load, request, timeout_s)
+        response = self._call(client, request, timeout_s)
         if not response.success:
             raise VolumeError(response.message)
         volume = conversions.volume_from_msg(response.volume)
@@ -145,13 +189,43 @@ class GraphClient:
         volumes = self.segmentation.volumes if self.segmentation else []
         return next((each for each in volumes if each.volume_uid == volume_uid), None)
 
-    def prompt(self, prompt: Prompt, segment: str = "", timeout_s: float = 120.0) -> Answer:
+    def prompt(
+        self, prompt: Prompt, segment: str = "", timeout_s: float = 120.0, choice: int | None = None
+    ) -> Answer:
         """Publish a prompt and wait for its answer; raises PromptError with the graph's sentence when refused.
 
-        segment: what the mask is applied to, made when it is new; empty: the active one.
+        segment: what the mask is applied to, made when it is new; empty: the active one. choice: which of the masks that
+        the model proposes, 0 the best by its score, 1 the second best, below the answer's `choices`; None: the prompt's.
         """
+        if choice is not None:
+            prompt = replace(prompt, choice=choice)
         window = self.volume.window if self.volume else None
         given = ClientPrompt.of(prompt, self.client_id, segment, self._uid, window)
+        self._picture = ("", Image())
+        return self._answer_to(given, timeout_s)
+
+    def prompt_picture(
+        self,
+        pixels: np.ndarray,
+        prompt: Prompt,
+        segment: str = "",
+        window: Window | None = None,
+        timeout_s: float = 120.0,
+    ) -> Answer:
+        """Publish a prompt together with its picture, and wait for its answer; this client works on the picture then.
+
+        pixels: as load_picture takes them; nothing needs to be loaded before, and the same picture again costs no encoding.
+        prompt: in pixels; its plane and slice are not read. Raises VolumeError for what is no picture, and PromptError with
+        the graph's sentence when refused.
+        """
+        volume = picture_volume(pixels, window=window)
+        on_picture = replace(prompt, plane=PICTURE.plane, slice_index=PICTURE.index)
+        given = ClientPrompt.of(on_picture, self.client_id, segment, volume.uid, volume.window)
+        self._picture = (volume.uid, _picture_msg(volume))
+        self.volume = LoadedVolume(volume.uid, volume.name, volume.uri, volume.geometry, volume.window)
+        return self._answer_to(given, timeout_s)
+
+    def _answer_to(self, given: ClientPrompt, timeout_s: float) -> Answer:
         answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         deadline = time.monotonic() + timeout_s
         with self._changed:
@@ -172,6 +246,18 @@ class GraphClient:
             with self._changed:
                 self._pending.forget(self.client_id)
         raise LaunchError(f"There was no mask within {timeout_s:g} s; see the logs of the nodes.")
+
+    def prompts_of(self, segment: str = "") -> list[Prompt]:
+        """What was marked last on each slice of a segment, in pixels, that of the newest mask last.
+
+        segment: empty: the active one. Raises MaskError when there is none of that name.
+        """
+        response = self._call(
+            self._get_prompts, GetPrompts.Request(segment=segment, volume_uid=self._uid), 60.0
+        )
+        if not response.success:
+            raise MaskError(response.message)
+        return [conversions.prompt_from_msg(each).prompt for each in response.prompts]
 
     def undo(self) -> None:
         """Take back the last change of this client's volume. Raises MaskError when there is none."""
@@ -280,7 +366,8 @@ class GraphClient:
         on_slice: Callable[[Answer], bool | None] = lambda answer: None,
         timeout_s: float = 600.0,
     ) -> SegmentVolume.Result:
-        """Run any task of SegmentVolume; see propagate."""
+        """Run any task of SegmentVolume; see propagate. It ends when this client is gone, killed or not."""
+        goal.client_node = self._node.get_fully_qualified_name()
         self._wait(self._segment.wait_for_server(timeout_s), "the action segment_volume")
 
         seen: set[int] = set()
@@ -339,7 +426,7 @@ class GraphClient:
             raise MaskError(response.message)
 
     def save_work(self, path: Path | str) -> None:
-        """Write this client's volume's segments, their names, colours and frozen slices to a file ending in .samm.
+        """Write this client's volume's segments, their names, colours, frozen slices and prompts to a file ending in .samm.
 
         Raises MaskError.
         """
@@ -348,9 +435,10 @@ class GraphClient:
     def open_work(self, path: Path | str) -> LoadedVolume:
         """Load the volume that a file of `save_work` is of, in its window, and make the file's segments its own.
 
+        The model stays, for others may work with it: load_work says which one the file's was.
         Raises MaskError for a file that is none, or whose volume has changed, and VolumeError where it is gone.
         """
-        work = load_work(Path(path))
+        work = load_work(Path(path), with_voxels=False)
         volume = self._load_volume(
             LoadVolume.Request(
                 path=work.source_uri, window_lower=work.window.lower, window_upper=work.window.upper
@@ -395,7 +483,12 @@ class GraphClient:
             self._executor.spin()
 
     def _publish(self, prompt: ClientPrompt) -> None:
-        self._prompts.publish(stamped(self._node, conversions.prompt_to_msg(prompt)))
+        message = stamped(self._node, conversions.prompt_to_msg(prompt))
+        uid, picture = self._picture
+        if uid and uid == prompt.image.source:
+            self._picture_prompts.publish(msg.PicturePrompt(picture=picture, prompt=message))
+        else:
+            self._prompts.publish(message)
 
     def _on_answer(self, message: msg.SliceMask) -> None:
         if message.client_id != self.client_id:
@@ -433,3 +526,13 @@ class GraphClient:
             self._cycles = conversions.cycles_from_msg(message)
             self._pending.refused(self._cycles)
             self._changed.notify_all()
+
+
+def _picture_msg(volume: Volume) -> Image:
+    """Raises VolumeError for a picture that no message holds."""
+    pixels = volume.voxels[0]
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise VolumeError(
+            f"The picture has pixels of the type {pixels.dtype}; give 8 or 16 bits without sign."
+        )
+    return image_to_msg(pixels)

@@ -23,7 +23,7 @@ from samm_core.errors import MaskError, PromptError, VolumeError
 from samm_core.geometry import Plane, VolumeGeometry
 from samm_core.latency.events import TaskEvent
 from samm_core.mask_codec import MaskEncoding
-from samm_core.prompts import MAX_POINTS, PixelPrompt, Prompt
+from samm_core.prompts import MAX_POINTS, PixelPrompt, Prompt, prompt_on
 from samm_core.segmentation.segmentation import Segmentation
 from samm_core.sources.base import ImageId, SliceKey
 from samm_core.sources.volume import LoadedVolume
@@ -80,6 +80,7 @@ def prompt_to_msg(given: ClientPrompt) -> msg.Prompt:
         segment=given.segment,
         image=image_to_msg(given.image),
         labels=array("B", bytes(np.asarray(prompt.labels, "u1"))),
+        choice=prompt.choice,
     )
     message.coordinates = msg.Prompt.RAS if prompt.in_ras else msg.Prompt.PIXEL
     message.points = [Point(x=float(x), y=float(y), z=float(z)) for x, y, z in prompt.points]
@@ -108,6 +109,7 @@ def _marks_from_msg(message: msg.Prompt) -> Prompt:
         points=np.array([(p.x, p.y, p.z) for p in message.points], np.float64).reshape(-1, 3),
         labels=np.frombuffer(message.labels, np.uint8),
         box=np.array([(p.x, p.y, p.z) for p in corners], np.float64) if corners else None,
+        choice=message.choice,
     )
 
 
@@ -129,6 +131,13 @@ def prompt_from_msg(message: msg.Prompt, client_id: str = "", came_ns: int = 0) 
         cycle=message.cycle,
         problem=problem,
         came_ns=came_ns,
+    )
+
+
+def slice_prompt_to_msg(segment: str, image: ImageId, prompt: PixelPrompt) -> msg.Prompt:
+    """What was marked on a slice, as a prompt in its pixels."""
+    return prompt_to_msg(
+        ClientPrompt("", segment, image, prompt_on(image.key.plane, image.key.index, prompt))
     )
 
 
@@ -169,6 +178,7 @@ def request_to_msg(request: Request, sequence: int, stamp: Time) -> msg.SliceReq
         points_xy=array("f", request.prompt.points_xy.tobytes()),
         labels=array("B", request.prompt.labels.tobytes()),
         has_box=request.prompt.has_box,
+        choice=request.prompt.choice,
         checksum=request.checksum(),
     )
     message.header.stamp = stamp
@@ -191,6 +201,7 @@ def request_from_msg(message: msg.SliceRequest) -> Request:
             np.frombuffer(message.points_xy, np.float32).reshape(-1, 2),
             np.frombuffer(message.labels, np.uint8),
             np.asarray(message.box_xyxy, np.float32) if message.has_box else None,
+            choice=message.choice,
         ),
     )
     if request.checksum() != message.checksum:
@@ -213,6 +224,7 @@ def answer_to_msg(answer: Answer, sequence: int, stamp: Time) -> msg.SliceMask:
         encoding=int(answer.encoding),
         data=array("B", answer.data),
         score=answer.score,
+        choices=answer.choices,
         error=answer.error,
         checksum=answer.checksum(),
     )
@@ -234,6 +246,7 @@ def answer_from_msg(message: msg.SliceMask) -> Answer:
             message.data.tobytes(),
             message.score,
             message.error,
+            message.choices,
         )
     except (PromptError, ValueError) as error:
         raise MaskError(f"The mask of cycle {message.cycle} cannot be read: {error}") from None

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from ..mask_codec import MaskEncoding, decode_mask
 from ..segmentation.journal import Journal, Row, State
 from ..segmentation.segmentation import Segmentation
 from ..sources.base import not_loaded
-from .request import Answer, ApplyRule, Request
+from .request import REMEMBERED_CLIENTS, Answer, ApplyRule, Request
 
 
 @dataclass
@@ -58,13 +59,16 @@ class ApplySession:
     - It is dropped as a problem of the node, and settles nothing, when nobody is known to have asked for it: it is damaged
       or forged. SND_INF asks again for what is not settled.
 
-    Segments are edited on the segmentations themselves; the journal keeps that too. Not thread-safe: one thread applies and
+    Segments are edited on the segmentations themselves; the journal keeps that too. They are also told the prompts of the
+    masks that are applied. last_error: the newest sentence; empty: none. models: by uid, the name of the model that made
+    the newest mask. Not thread-safe: one thread applies and
     edits. The segmentations may be read from others.
     """
 
     def __init__(self, journal: Journal | None = None) -> None:
         self.counts = Counts()
         self.last_error = ""
+        self.models: dict[str, str] = {}
         self._journal = journal
         # By uid, the volume that was loaded last at the end.
         self._segmentations: dict[str, Segmentation] = {}
@@ -73,6 +77,8 @@ class ApplySession:
         # cycle has no mask.
         self._waiting_since: dict[str, float] = {}
         self._errors: dict[str, str] = {}
+        # By client and cycle, those that are not settled: whose prompt a mask answers.
+        self._asked: dict[tuple[str, int], Request] = {}
 
     @property
     def segmentations(self) -> dict[str, Segmentation]:
@@ -121,9 +127,17 @@ class ApplySession:
         self.last_error = f"{len(misfits)} of {len(rows)} entries of the journal {self._journal.path} for this volume were left out: {why}"
         return self.last_error
 
+    def forget(self, volume_uid: str) -> None:
+        """What was applied to this volume is no longer held; a journal has it still, for when it is loaded again."""
+        self._segmentations.pop(volume_uid, None)
+        self.models.pop(volume_uid, None)
+
     def requested(self, request: Request) -> None:
         """A client has asked for a mask."""
         self._rule.requested(request)
+        self._asked.setdefault((request.client_id, request.cycle), request)
+        if len(self._asked) > REMEMBERED_CLIENTS:
+            del self._asked[next(iter(self._asked))]
         self._wait(request.client_id)
 
     def clients(self) -> dict[str, ClientState]:
@@ -170,12 +184,17 @@ class ApplySession:
             mask = decode_mask(answer.data, answer.shape, answer.encoding)
             # What is as the journal has it need not be packed again.
             encoded = answer.data if answer.encoding == MaskEncoding.BITS_ZLIB else None
-            segmentation.apply(mask, key.plane, key.index, answer.segment or None, encoded)
+            segment = segmentation.apply(mask, key.plane, key.index, answer.segment or None, encoded)
         except MaskError as error:
             # The cycle of an answer that nobody is known to have asked for may be any number.
             if newest and answer.cycle <= newest.cycle:
                 return self._refuse(answer, str(error))
             return self._drop(str(error))
+        asked = self._asked.get((answer.client_id, answer.cycle))
+        if asked and asked.image == answer.image:
+            with contextlib.suppress(MaskError):  # a prompt off its slice, which no server answers
+                segmentation.note_prompt(segment, key.plane, key.index, asked.prompt)
+        self.models[uid] = answer.model
         self._settle(answer)
         self.counts.applied += 1
         self.last_error = ""
@@ -202,6 +221,7 @@ class ApplySession:
             return self._drop(
                 f"The {key} of {answer.segment or segmentation.active} is frozen.", is_problem=False
             )
+        self.models[uid] = answer.model
         self.counts.applied += 1
         return Ending(Outcome.COMPLETED)
 
@@ -223,6 +243,9 @@ class ApplySession:
     def _settle(self, answer: Answer, error: str = "") -> None:
         self._rule.settled(answer.client_id, answer.cycle, error)
         self._errors[answer.client_id] = error
+        for client_id, cycle in list(self._asked):
+            if client_id == answer.client_id and cycle <= answer.cycle:
+                del self._asked[client_id, cycle]
         self._waiting_since.pop(answer.client_id, None)
         self._wait(answer.client_id)
 

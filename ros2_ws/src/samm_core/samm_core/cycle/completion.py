@@ -244,4 +244,5 @@ def _answer_of(request: Request, model: str, result: MaskResult) -> Answer:
         MaskEncoding.BITS_ZLIB,
         encode_mask(result.mask, MaskEncoding.BITS_ZLIB),
         result.score,
+        choices=len(result.scores),
     )

@@ -95,12 +95,16 @@ class Request:
             prompt.points_xy.tobytes(),
             prompt.labels.tobytes(),
             box,
+            bytes([prompt.choice]),
         )
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What CPL_INF sends for a request: an encoded mask of `shape` (rows, columns), or the sentence why there is none."""
+    """What CPL_INF sends for a request: an encoded mask of `shape` (rows, columns), or the sentence why there is none.
+
+    choices: how many masks the model proposed, this one among them, see PixelPrompt.choice; 0: not known.
+    """
 
     cycle: int
     client_id: str
@@ -112,13 +116,14 @@ class Answer:
     data: bytes = b""
     score: float = 0.0
     error: str = ""
+    choices: int = 0
 
     def checksum(self) -> int:
         """CRC-32 of every field."""
         return crc32_of_parts(
             *_identity(self.cycle, self.client_id, self.segment, self.image, self.shape),
             self.model.encode(),
-            struct.pack("<Bf", self.encoding, self.score),
+            struct.pack("<BfB", self.encoding, self.score, self.choices),
             self.error.encode(),
             self.data,
         )

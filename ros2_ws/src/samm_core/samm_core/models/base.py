@@ -170,7 +170,7 @@ def sam_features(tensors: Mapping[str, np.ndarray]) -> np.ndarray:
 class MaskResult:
     """What a decoder made of one prompt.
 
-    mask: (H, W) bool, of the slice's own size: the best of the decoder's masks.
+    mask: (H, W) bool, of the slice's own size: the best of the decoder's masks, or that of the prompt's `choice`.
     score: the model's own estimate of that mask's IoU, about 0 to 1.
     low_res_logits: (M, h, w) float32, all masks that the decoder proposed, before the threshold at 0. M is 1, or more
         where the prompt is ambiguous. They cover the encoder's padded input; one of them can be the next prompt's
@@ -293,10 +293,21 @@ class SegmentationModel(ABC):
             self.decode(embedding, PixelPrompt(box_xyxy=np.concatenate([middle[0] - 9, middle[0] + 9])))
 
     def check_prompt(self, prompt: PixelPrompt) -> None:
-        """Raises PromptError for a prompt that this model was not trained to answer.
+        """Raises PromptError for a prompt that this model was not trained to answer, and for a choice that there is not.
 
         A model for boxes refuses points even beside a box: it would answer, but points spoil its mask.
         """
         error = prompt_kind_error(prompt, self.name, self.takes_points, self.takes_box, self.takes_mask)
         if error:
             raise PromptError(error)
+        there = self.processor.choices(prompt)
+        if prompt.choice >= there:
+            raise PromptError(
+                f"{self.name} proposes {there} mask{'s' * (there > 1)} for this prompt and has no choice {prompt.choice};"
+                f" give {f'0 to {there - 1}' if there > 1 else '0, or mark a single point'}."
+            )
+
+
+def index_of_choice(scores: np.ndarray, choice: int) -> int:
+    """Which of the masks with these scores, (M,), a prompt's `choice` means: 0 is the one with the greatest."""
+    return int(np.argsort(-scores, kind="stable")[choice])

@@ -22,6 +22,8 @@ from ..prompts import PixelPrompt
 
 # The labels of point_labels beside 0 and 1, as SAM's prompt encoder and its ONNX export have them.
 PADDING, BOX_MIN, BOX_MAX = -1, 2, 3
+# By SAM's decoder, for an ambiguous prompt.
+PROPOSED_MASKS = 3
 
 
 class Processor(ABC):
@@ -88,6 +90,10 @@ class Processor(ABC):
         the decoder was trained to give one mask for them.
         """
         return len(prompt.points_xy) == 1 and not prompt.has_box and not prompt.has_mask
+
+    def choices(self, prompt: PixelPrompt) -> int:
+        """How many masks the decoder proposes for a prompt."""
+        return PROPOSED_MASKS if self.multimask_output(prompt) else 1
 
     def point_inputs(
         self, prompt: PixelPrompt, original_size: tuple[int, int]

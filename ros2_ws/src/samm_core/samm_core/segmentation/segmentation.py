@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import MaskError
 from ..geometry import Plane, VolumeGeometry
 from ..mask_codec import decode_mask, encode_mask
-from ..prompts import MAX_NAME, segment_name_error
+from ..prompts import MAX_NAME, PixelPrompt, segment_name_error
 from .colors import segment_color
 from .journal import LIST_PLANE, Step, VolumeJournal
 from .segment_list import (
@@ -72,6 +72,8 @@ class Segmentation:
     of a group that follow one another, such as those of a task over the whole volume: it can be cancelled after any mask,
     what is done stays, and one undo takes it back. Something else in between ends the step; the rest of the group is the next.
 
+    It remembers the last prompt of each slice of a segment, see `note_prompt`.
+
     A slice of a segment is *frozen* once the user has applied a mask to it, or by `freeze`, until `unfreeze`. A group never
     changes a voxel on a frozen slice, in whichever plane.
     """
@@ -85,6 +87,8 @@ class Segmentation:
         self._voxels: dict[str, int] = {}
         # Layers of segments that are removed, which undo or redo can bring back: packed bits, zlib.
         self._removed: dict[str, bytes] = {}
+        # By segment and slice, also of removed segments; the newest last.
+        self._prompts: dict[tuple[str, Plane, int], PixelPrompt] = {}
         self._active: str | None = None
         self._undo: deque[_Undo] = deque(maxlen=UNDO_STEPS)
         self._redo: list[_Undo] = []
@@ -171,9 +175,45 @@ class Segmentation:
     def clear(self) -> None:
         """Remove all segments and all that could be undone. A journal is not told: it is for a segmentation that has none."""
         with self._lock:
-            for state in self._list, self._layers, self._voxels, self._removed, self._undo, self._redo:
+            for state in (
+                self._list,
+                self._layers,
+                self._voxels,
+                self._removed,
+                self._prompts,
+                self._undo,
+                self._redo,
+            ):
                 state.clear()
             self._active = None
+
+    def note_prompt(self, name: str, plane: Plane, slice_index: int, prompt: PixelPrompt) -> None:
+        """Remember what was marked for the mask that a slice of a segment got. Undo takes back the mask, not this.
+
+        Raises MaskError when there is no such segment or slice, or the prompt lies off the slice.
+        """
+        plane = self._check_slice(plane, slice_index)
+        if outside := prompt.outside(*self.geometry.slice_shape(plane)):
+            raise MaskError(
+                f"{outside} the {plane.name.lower()} slice {slice_index}; move it onto the slice."
+            )
+        with self._lock:
+            place = self._key(name), plane, slice_index
+            self._prompts.pop(place, None)
+            self._prompts[place] = prompt
+
+    def prompts(self, name: str | None = None) -> list[tuple[str, Plane, int, PixelPrompt]]:
+        """The last prompt of each slice of a segment, None: of all, with the segment's name; the newest last.
+
+        Raises MaskError when there is no such segment.
+        """
+        with self._lock:
+            keys = self._list if name is None else [self._key(name)]
+            return [
+                (self._list[key].segment.name, plane, index, prompt)
+                for (key, plane, index), prompt in self._prompts.items()
+                if key in keys
+            ]
 
     def snapshot(self) -> list[tuple[Segment, np.ndarray]]:
         """All segments at one moment, each with a copy of its voxels, (K, J, I) bool."""
@@ -560,6 +600,8 @@ class Segmentation:
         if self._removed:
             reachable = {key for listing in self._listings() for key in listing}
             self._removed = {key: packed for key, packed in self._removed.items() if key in reachable}
+            known = {*self._list, *self._removed}
+            self._prompts = {place: prompt for place, prompt in self._prompts.items() if place[0] in known}
 
 
 def _renamed(listed: ListedSegment, **changes: object) -> ListedSegment:

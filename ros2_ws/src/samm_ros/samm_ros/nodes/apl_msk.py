@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """APL_MSK, apply mask: writes a received mask into the segmentation of its volume.
 
-In:   received_masks, slice_requests (SliceMask, SliceRequest, newest), task_masks (TaskMask, all), volumes (latched)
+In:   received_masks, slice_requests (SliceMask, SliceRequest, newest), task_masks (TaskMask, all), volumes (latched),
+      picture_prompts (PicturePrompt)
 Out:  segmentation_status (latched), overlay (sensor_msgs/Image, newest), task_events
-Services: undo, redo (UndoChange), edit_segments, save_segmentation, save_work, open_work (WorkFile)
-Parameters: stale_after and overlay, which can be set while it runs; journal, trace
+Services: undo, redo (UndoChange), edit_segments, get_prompts, save_segmentation, save_work, open_work (WorkFile)
+Parameters: stale_after and overlay, which can be set while it runs; journal, session, trace
 
 ROS time is for stamps alone: what is stale is told, and the journal retried, on a steady clock.
 """
@@ -16,6 +17,7 @@ import contextlib
 import functools
 import threading
 import time
+from array import array
 from collections import deque
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from samm_msgs.msg import (
     ClientCycles,
+    PicturePrompt,
     Segment,
     SegmentationStatus,
     SliceMask,
@@ -31,7 +34,7 @@ from samm_msgs.msg import (
     VolumeList,
     VolumeSegmentation,
 )
-from samm_msgs.srv import EditSegments, SaveSegmentation, UndoChange, WorkFile
+from samm_msgs.srv import EditSegments, GetPrompts, SaveSegmentation, UndoChange, WorkFile
 from sensor_msgs.msg import Image
 from std_msgs.msg import ColorRGBA, Header
 
@@ -44,14 +47,17 @@ from samm_core.saved_work import SavedWork, load_work
 from samm_core.segmentation.journal import Journal
 from samm_core.segmentation.segmentation import Segmentation
 from samm_core.segmentation.writers import write_segmentation
-from samm_core.sources.base import ImageId
+from samm_core.sources.base import ImageId, SliceKey
+from samm_core.sources.picture import MAX_PICTURES
 from samm_core.sources.volume import LoadedVolume, Volume, read_volume
+from samm_core.sources.window import Window
 
 from .. import conversions, topics
 from ..support import parameters, process
 from ..support.diagnostics import Diagnostics
 from ..support.direct import DirectSubscription, exclusive
 from ..support.images import image_to_msg
+from ..support.pictures import volume_from_image
 from ..support.tracing import TaskTracer
 
 STATUS_PERIOD_S = 0.1
@@ -85,6 +91,10 @@ class AplMsk(Node):
         journal = parameters.declare(
             self, "journal", "", "File that keeps what is applied across a restart; empty: it is not kept."
         )
+        # A file of saved work that is opened as soon as its volume is there; empty: none, or it is open.
+        self._session_file = parameters.declare(
+            self, "session", "", "File of saved work to open at the start; empty: none."
+        )
         self._diagnostics = Diagnostics(self)
         self._lock = threading.RLock()
         # Why there is no journal although one was asked for, one sentence.
@@ -98,6 +108,8 @@ class AplMsk(Node):
         self._backgrounds: dict[str, Volume] = {}
         self._unreadable: set[str] = set()
         self._reads_background = False
+        # The newest pictures that came with prompts, which no file holds.
+        self._pictures: deque[Image] = deque(maxlen=MAX_BACKGROUNDS)
         self._reported: SegmentationStatus | None = None
         self._tracer = TaskTracer(self, Task.APL_MSK)
         self._status = self.create_publisher(SegmentationStatus, topics.SEGMENTATION_STATUS, topics.LATCHED)
@@ -105,10 +117,14 @@ class AplMsk(Node):
         self.create_subscription(VolumeList, topics.VOLUMES, self._on_volumes, topics.LATCHED)
         DirectSubscription(self, SliceRequest, topics.SLICE_REQUESTS, self._on_request, topics.OF_ALL_CLIENTS)
         DirectSubscription(self, SliceMask, topics.RECEIVED_MASKS, self._on_answer, topics.OF_ALL_CLIENTS)
+        DirectSubscription(
+            self, PicturePrompt, topics.PICTURE_PROMPTS, self._on_picture_prompt, topics.PICTURES
+        )
         DirectSubscription(self, TaskMask, topics.TASK_MASKS, self._on_task_mask, topics.TASKS)
         self.create_service(UndoChange, topics.UNDO, self._on_undo)
         self.create_service(UndoChange, topics.REDO, self._on_redo)
         self.create_service(EditSegments, topics.EDIT_SEGMENTS, self._on_edit)
+        self.create_service(GetPrompts, topics.GET_PROMPTS, self._on_get_prompts)
         self.create_service(SaveSegmentation, topics.SAVE_SEGMENTATION, self._on_save)
         self.create_service(WorkFile, topics.SAVE_WORK, self._on_save_work)
         self.create_service(WorkFile, topics.OPEN_WORK, self._on_open_work)
@@ -152,6 +168,63 @@ class AplMsk(Node):
             self._volumes[volume.uid] = volume
             if misfit := self._session.load(volume.uid, volume.geometry):
                 self._diagnostics.problem(misfit)
+        self._forget_pictures({volume.uid for volume in volumes})
+        if self._session_file:
+            self._open_session(volumes, message.error)
+
+    def _open_session(self, volumes: list[LoadedVolume], error: str) -> None:
+        """Open the session's work once its volume is there, unless the journal has newer work on it. Else say why not yet.
+
+        error: why the server has no volume.
+        """
+        path = Path(self._session_file)
+        try:
+            uid = load_work(path, with_voxels=False).source_uid
+            if uid not in self._volumes:
+                instead = next((volume for volume in volumes if volume.at_start), None)
+                if instead:
+                    error = f"{instead.uri} has changed since; put the file back and load it."
+                if error:
+                    raise MaskError(f"The work of {path} is not open: {error}")
+                return
+            self._session_file = ""
+            if self._session.segmentation(uid).segments():
+                raise MaskError(
+                    f"The journal has work on the volume of {path}, which stays; open the file by open_work for its own."
+                )
+            self._restore(load_work(path))
+            self.get_logger().info(f"{path} is open")
+        except SammError as problem:
+            self._session.last_error = str(problem)
+            self._diagnostics.problem(str(problem))
+
+    def _restore(self, work: SavedWork) -> None:
+        work.restore(self._session.segmentation(work.source_uid))
+        self._session.models[work.source_uid] = work.model
+
+    def _forget_pictures(self, loaded: set[str]) -> None:
+        """Keep the newest alone of those that the server has let go of: nobody can load them again, and there is no end."""
+        gone = [uid for uid, volume in self._volumes.items() if not volume.uri and uid not in loaded]
+        for uid in gone[:-MAX_PICTURES]:
+            self._session.forget(uid)
+            del self._volumes[uid]
+            if self._newest and self._newest.source == uid:
+                self._newest = None
+
+    @exclusive
+    def _on_picture_prompt(self, message: PicturePrompt) -> None:
+        self._pictures.append(message.picture)
+        self._unreadable -= {uid for uid, volume in self._volumes.items() if not volume.uri}
+
+    def _picture(self, uid: str, window: Window) -> Volume:
+        """Raises SammError where it did not come with a prompt, or too long ago."""
+        for message in reversed(list(self._pictures)):
+            volume = volume_from_image(message)
+            if volume.uid == uid:
+                return volume.with_window(window)
+        raise VolumeError(
+            "The picture came without a prompt, or before others; prompt on it by picture_prompts."
+        )
 
     def _read_background(self, volume: LoadedVolume) -> None:
         """Read what the overlay is drawn over, one volume at a time. Not before somebody looks: the first mask comes before."""
@@ -163,7 +236,10 @@ class AplMsk(Node):
         """The overlay's background. On another host than the server's the file may not be there: it stays black."""
         volume = None
         try:
-            volume = read_volume(Path(loaded.uri), loaded.window)
+            if loaded.uri:
+                volume = read_volume(Path(loaded.uri), loaded.window)
+            else:
+                volume = self._picture(loaded.uid, loaded.window)
         except SammError as error:
             self.get_logger().warning(f"The overlay has no background: {error}")
         with self._lock:
@@ -259,13 +335,31 @@ class AplMsk(Node):
         return response
 
     @exclusive
+    def _on_get_prompts(
+        self, request: GetPrompts.Request, response: GetPrompts.Response
+    ) -> GetPrompts.Response:
+        try:
+            volume, segmentation = self._worked_on(request.volume_uid)
+            response.prompts = [
+                conversions.slice_prompt_to_msg(name, ImageId(volume.uid, SliceKey(plane, index)), prompt)
+                for name, plane, index, prompt in segmentation.prompts(
+                    request.segment or segmentation.active or ""
+                )
+            ]
+            response.success = True
+        except SammError as error:
+            response.message = str(error)
+        return response
+
+    @exclusive
     def _on_save(
         self, request: SaveSegmentation.Request, response: SaveSegmentation.Response
     ) -> SaveSegmentation.Response:
         try:
             volume, segmentation = self._worked_on(request.volume_uid)
-            inputs = [Path(volume.uri) for volume in self._volumes.values()]
-            write_segmentation(segmentation, Path(request.path), inputs, Path(volume.uri))
+            inputs = [Path(each.uri) for each in self._volumes.values() if each.uri]
+            source = Path(volume.uri) if volume.uri else None
+            write_segmentation(segmentation, Path(request.path), inputs, source)
             response.success = True
         except SammError as error:
             response.message = str(error)
@@ -275,7 +369,12 @@ class AplMsk(Node):
     def _on_save_work(self, request: WorkFile.Request, response: WorkFile.Response) -> WorkFile.Response:
         try:
             volume, segmentation = self._worked_on(request.volume_uid)
-            SavedWork.of(volume, segmentation).save(Path(request.path))
+            if not volume.uri:
+                raise MaskError(
+                    f"{volume.name} is in no file that could be loaded again; save its segmentation, as .seg.nrrd or .mask.png."
+                )
+            model = self._session.models.get(volume.uid, "")
+            SavedWork.of(volume, segmentation, model).save(Path(request.path))
             response.success = True
         except SammError as error:
             response.message = str(error)
@@ -285,13 +384,13 @@ class AplMsk(Node):
     def _on_open_work(self, request: WorkFile.Request, response: WorkFile.Response) -> WorkFile.Response:
         try:
             work = load_work(Path(request.path))
-            volume, segmentation = self._worked_on(request.volume_uid or work.source_uid)
+            volume, _ = self._worked_on(request.volume_uid or work.source_uid)
             if work.source_uid != volume.uid:
                 raise MaskError(
                     f"{request.path} is work on another volume ({work.source_uid[:8]}, not {volume.uid[:8]}); load"
                     f" {work.source_uri}."
                 )
-            work.restore(segmentation)
+            self._restore(work)
             response.success = True
         except SammError as error:
             response.message = str(error)
@@ -374,7 +473,17 @@ def _told(volume_uid: str, segmentation: Segmentation) -> VolumeSegmentation:
         red, green, blue = segment.color
         color = ColorRGBA(r=float(red), g=float(green), b=float(blue), a=1.0)
         voxels = segmentation.voxels(segment.name)
-        message.segments.append(Segment(name=segment.name, label=segment.label, color=color, voxels=voxels))
+        frozen = sorted(segmentation.frozen(segment.name))
+        message.segments.append(
+            Segment(
+                name=segment.name,
+                label=segment.label,
+                color=color,
+                voxels=voxels,
+                frozen_planes=array("B", [plane for plane, _ in frozen]),
+                frozen_indices=array("i", [index for _, index in frozen]),
+            )
+        )
     return message
 
 

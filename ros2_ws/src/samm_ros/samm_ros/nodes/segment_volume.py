@@ -41,6 +41,8 @@ from ..support.volume_tasks import volume_request_from_msg
 # Prompts on single slices go first. A drag that never rests must not stop a task for good.
 MAKE_WAY_S = 0.25
 LOOK_AGAIN_S = 0.002
+# To which each client of the action subscribes.
+FEEDBACK = f"{topics.SEGMENT_VOLUME}/_action/feedback"
 
 
 class SegmentVolumeNode(Node):
@@ -115,6 +117,7 @@ class SegmentVolumeNode(Node):
         began_ns = time.monotonic_ns()
         sent = 0
         written: set[tuple[str, int]] = set()
+        client_is_gone = self._watch(goal.request.client_node)
         for each in found:
             if isinstance(each, Stopped):
                 result.stopped.append(str(each))
@@ -135,11 +138,34 @@ class SegmentVolumeNode(Node):
             if goal.is_cancel_requested:
                 result.message = f"Cancelled after {result.slices} slices; they stay."
                 return
+            if client_is_gone():
+                raise PromptError(
+                    f"{goal.request.client_node} is gone; the {result.slices} slices that were done stay."
+                )
             if self._engine.is_suspended:
                 raise NotReadyError(
                     f"The embedding node was deactivated after {result.slices} slices; they stay."
                 )
             began_ns = time.monotonic_ns()
+
+    def _watch(self, node: str) -> Callable[[], bool]:
+        """Whether the node that asks for a task is gone, also one that was killed; empty: nobody is watched.
+
+        It is known by its subscription to the feedback: one of the same name that was started since is another.
+        """
+        asker: set[bytes] = set()
+
+        def is_gone() -> bool:
+            there = {
+                bytes(each.endpoint_gid)
+                for each in self.get_subscriptions_info_by_topic(FEEDBACK)
+                if f"{each.node_namespace.rstrip('/')}/{each.node_name}" == node
+            }
+            if not asker:
+                asker.update(there)
+            return bool(asker) and asker.isdisjoint(there)
+
+        return is_gone if node else lambda: False
 
     def _answer(self, client_id: str, volume: Volume, model: str, each: SegmentedSlice) -> Answer:
         image = ImageId(volume.uid, SliceKey(each.plane, each.index, volume.window))

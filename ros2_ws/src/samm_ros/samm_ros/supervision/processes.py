@@ -8,15 +8,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
-from samm_core.errors import LaunchError
+from samm_core.errors import LaunchError, MaskError
+from samm_core.saved_work import load_work
 
-Value = str | bool | int
+Value = str | bool | int | float
 Values = Mapping[str, Value]  # by the name of the argument
 
 RESPAWN_DELAY_S = 0.5
@@ -52,6 +54,14 @@ class Argument:
                 return int(text)
             except ValueError:
                 raise LaunchError(f'{self.name} has to be a whole number, not "{text}".') from None
+        if isinstance(self.default, float):
+            try:
+                number = float(text)
+            except ValueError:
+                number = math.nan
+            if not math.isfinite(number):
+                raise LaunchError(f'{self.name} has to be a number, not "{text}".')
+            return number
         return text
 
 
@@ -79,6 +89,12 @@ class NodeProcess:
         }
 
 
+def remappings(values: Values) -> dict[str, str]:
+    """Topics that have other names, in every process."""
+    image = str(values["image"])
+    return {} if image == "image" else {"image": image, "image/compressed": f"{image}/compressed"}
+
+
 def _composed(values: Values) -> bool:
     return bool(values["composed"])
 
@@ -99,9 +115,15 @@ ARGUMENTS = (
     Argument("backend", "auto", "What computes the model: torch, openvino (CPUs only) or auto: openvino on a CPU."),
     Argument("volume", "", "Volume to load at start: a file or DICOM folder; empty: none."),
     Argument("window_preset", "", "Window of the volume, e.g. ct_abdomen; empty: chosen from its voxels."),
+    Argument("window_lower", 0.0, "Without window_preset, the intensity of the volume that is shown black."),
+    Argument("window_upper", 0.0, "And the one shown white; as window_lower: chosen from the voxels."),
+    Argument("session", "", "File of saved work to go on with: it says volume, window and model, and its segments are opened; empty: none."),
     Argument("sweep", True, "Embed the rest of the volume ahead of need."),
     Argument("cache_8bit", False, "Keep embeddings at 8 bits per value, not 16: twice as many fit; masks keep a Dice of 0.998."),
     Argument("journal", "", "File that keeps what is applied across a crash of apl_msk; empty: it is not kept."),
+    Argument("image", "image", "Topic of a live stream's images, such as /camera/image_raw; compressed ones are beside it, at /compressed."),
+    Argument("region", "", "What of the images is looked at: x,y,width,height in pixels, auto, or empty: all."),
+    Argument("image_geometry", "", "Where their pixels are in what carries them: millimetres a pixel, or PLUS' ImageToProbe; empty: unknown."),
     Argument("namespace", "", "Namespace of all nodes: two graphs on one network need two."),
     Argument("trace", True, "Publish task_events, from which latency is analysed."),
     Argument("composed", True, "true: one process per side, samm_server and samm_client; false: one process per node."),
@@ -115,29 +137,45 @@ ARGUMENTS = (
 )
 
 _BACKEND = ("checkpoint", "device", "backend")
-_EMBEDDING = ("model", *_BACKEND, "volume", "window_preset", "sweep", "cache_8bit")
+_EMBEDDING = ("model", *_BACKEND, "volume", "window_preset", "window_lower", "window_upper", "sweep", "cache_8bit")
+_STREAM = ("region",)
 _LISTENER = ("bridge_address", "bridge_port", "samm_port", "bridge_keys")
 
 PROCESSES = (
-    NodeProcess("samm_server", _composed, "server.yaml", (*_EMBEDDING, "trace")),
-    NodeProcess("samm_client", _composed, "client.yaml", ("journal", "trace")),
-    NodeProcess("embedding", _separate, "server.yaml", _EMBEDDING),
+    NodeProcess("samm_server", _composed, "server.yaml", (*_EMBEDDING, *_STREAM, "trace")),
+    NodeProcess("samm_client", _composed, "client.yaml", ("journal", "session", "image_geometry", "trace")),
+    NodeProcess("embedding", _separate, "server.yaml", (*_EMBEDDING, *_STREAM, "trace")),
     NodeProcess("rcv_inf", _separate, "server.yaml", ("trace",)),
     NodeProcess("cpl_inf", _separate, "server.yaml", (*_BACKEND, "trace")),
     NodeProcess("snd_inf", _separate, "client.yaml", ("trace",)),
     NodeProcess("rcv_msk", _separate, "client.yaml", ("trace",)),
-    NodeProcess("apl_msk", _separate, "client.yaml", ("journal", "trace")),
+    NodeProcess("apl_msk", _separate, "client.yaml", ("journal", "session", "trace")),
+    NodeProcess("world", _separate, "client.yaml", ("image_geometry",)),
     NodeProcess("slicer_bridge", _bridge, "client.yaml", _LISTENER, package="slicer_ros_bridge"),
 )
 # fmt: on
 
 
 def read_arguments(given: Mapping[str, str]) -> dict[str, Value]:
-    """The values of all arguments, those in `given` instead of their defaults. Raises LaunchError."""
+    """The values of all arguments: those in `given` instead of their defaults, and what a session's file says of others.
+
+    Raises LaunchError.
+    """
     names = [argument.name for argument in ARGUMENTS]
     if unknown := [name for name in given if name not in names]:
         raise LaunchError(f'There is no argument "{unknown[0]}"; there are {", ".join(names)}.')
-    return {a.name: a.parse(given[a.name]) if a.name in given else a.default for a in ARGUMENTS}
+    values = {a.name: a.parse(given[a.name]) if a.name in given else a.default for a in ARGUMENTS}
+    return {**values, **_of_session(str(values["session"]))} if values["session"] else values
+
+
+def _of_session(path: str) -> dict[str, Value]:
+    """The values that a file of saved work has instead of the arguments'. Raises LaunchError."""
+    try:
+        work = load_work(Path(path), with_voxels=False)
+    except MaskError as error:
+        raise LaunchError(f"The session cannot be started: {error}") from None
+    window = {"window_preset": "", "window_lower": work.window.lower, "window_upper": work.window.upper}
+    return {"volume": work.source_uri, **window} | ({"model": work.model} if work.model else {})
 
 
 def processes(values: Values) -> list[NodeProcess]:
@@ -184,6 +222,8 @@ def command(process: NodeProcess, values: Values) -> list[str]:
     # There is no __node:= here: it would rename every node of a process that has several.
     if namespace := str(values["namespace"]).strip("/"):
         words += ["-r", f"__ns:=/{namespace}"]
+    for topic, name in remappings(values).items():
+        words += ["-r", f"{topic}:={name}"]
     words += ["--params-file", str(config_file(process.parameter_file))]
     for name, value in process.parameters(values).items():
         # rcl reads the value as YAML, of which JSON is a part.

@@ -17,7 +17,15 @@ import openvino
 import psutil
 
 from ...errors import BackendError
-from ..base import FEATURES, Embedding, MaskResult, PixelPrompt, SegmentationModel, sam_features
+from ..base import (
+    FEATURES,
+    Embedding,
+    MaskResult,
+    PixelPrompt,
+    SegmentationModel,
+    index_of_choice,
+    sam_features,
+)
 from ..parity import Reference, check_parity
 from ..processor import Processor, check_image
 from .export_store import REFERENCE_FILE, encoder_digest, exports_of_same_encoder
@@ -82,7 +90,7 @@ class OpenVinoModel(SegmentationModel):
         logits, scores = decoder.run([features[None], coords[None], labels[None]])
         proposed = slice(1, None) if self.processor.multimask_output(prompt) else slice(0, 1)
         logits, scores = logits[0, proposed], scores[0, proposed]
-        best = int(scores.argmax())
+        best = index_of_choice(scores, prompt.choice)
         mask = self.processor.mask(logits[best], embedding.original_size)
         return MaskResult(mask, float(scores[best]), logits, scores, best)
 

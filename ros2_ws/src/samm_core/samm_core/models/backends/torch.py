@@ -18,7 +18,15 @@ import numpy as np
 import torch
 
 from ...errors import ModelError
-from ..base import FEATURES, Embedding, MaskResult, PixelPrompt, SegmentationModel, sam_features
+from ..base import (
+    FEATURES,
+    Embedding,
+    MaskResult,
+    PixelPrompt,
+    SegmentationModel,
+    index_of_choice,
+    sam_features,
+)
 from ..checkpoint import content_hash, load_weights
 from ..processor import Processor, check_image
 from .decoder import FusedDecoder
@@ -151,7 +159,9 @@ class NetworkModel(SegmentationModel):
                 for row, i in enumerate(members):
                     several = self.processor.multimask_output(prompts[i])
                     proposed = slice(1, None) if several else slice(0, 1)
-                    results[i] = self._result(logits[row, proposed], scores[row, proposed], embedding)
+                    results[i] = self._result(
+                        logits[row, proposed], scores[row, proposed], embedding, prompts[i].choice
+                    )
         return [results[i] for i in range(len(prompts))]
 
     def _decode(self, embedding: Embedding, prompt: PixelPrompt) -> MaskResult:
@@ -173,12 +183,14 @@ class NetworkModel(SegmentationModel):
                     dense_prompt_embeddings=dense,
                     multimask_output=multimask,
                 )
-            return self._result(logits[0], scores[0], embedding)
+            return self._result(logits[0], scores[0], embedding, prompt.choice)
 
-    def _result(self, logits: torch.Tensor, scores: torch.Tensor, embedding: Embedding) -> MaskResult:
+    def _result(
+        self, logits: torch.Tensor, scores: torch.Tensor, embedding: Embedding, choice: int
+    ) -> MaskResult:
         """The result of one prompt from the masks proposed for it: logits (M, h, w) and scores (M,)."""
         scores = scores.cpu().numpy()
-        best = int(scores.argmax())
+        best = index_of_choice(scores, choice)
         mask = self.upscale(logits[None, best : best + 1], embedding)[0, 0]
         return MaskResult(mask.cpu().numpy(), float(scores[best]), logits.cpu().numpy(), scores, best)
 
