@@ -11,6 +11,10 @@ class VolumeError(SammError):
     """A volume that cannot be read or has no usable geometry."""
 
 
+class FrameError(SammError):
+    """An image of a stream that cannot be used."""
+
+
 class PromptError(SammError):
     """A prompt that has no answer: outside the volume, off the slice, or of a kind that the model does not take."""
 
@@ -25,6 +29,10 @@ class ModelError(SammError):
 
 class BackendError(ModelError):
     """A backend that this machine lacks, or that does not agree with the reference; another one can be taken."""
+
+
+class PoseError(SammError):
+    """A pose that is missing, too old or no pose, or an image whose pixels have no place in the world."""
 
 
 class MaskError(SammError):

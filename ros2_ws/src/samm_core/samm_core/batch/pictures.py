@@ -46,6 +46,12 @@ def write_montage(path: Path, volume: Volume, segmentation: Segmentation, planes
     _save(path, montage)
 
 
+def write_picture(path: Path, volume: Volume, segmentation: Segmentation, plane: Plane) -> None:
+    """A PNG of a picture, the one image of `volume`, pixel by pixel, with outlines."""
+    labels, colors = segmentation.slice_labels(plane, 0), {s.label: s.color for s in segmentation.segments()}
+    _save(path, draw_overlay(volume.slice_image(plane, 0), labels, colors, stale=False))
+
+
 def write_surface(path: Path, segmentation: Segmentation) -> None:
     """A PNG of all segments' surfaces, seen from the front, a little from the right and above.
 

@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import PromptError, SammError
 from ..geometry import Plane
 from ..prompts import PixelPrompt, segment_name_error
+from ..sources.readers import PICTURE_SUFFIXES
 from ..sources.window import WINDOW_PRESETS
 
 ALL_PLANES = "all"
@@ -34,7 +35,7 @@ class Row:
     It is marked by a box or points on a slice, or by a box in space; or it is all that a slice, or a box of it, shows (auto).
 
     volume: absolute path. segment: the name; with auto, how the names begin. plane: one of PLANE_NAMES; "all", with a box
-    in space, is all three. box_xyxy: two opposite corners; points_xy, negative_xy: x, y; all in pixels of the slice.
+    in space, is all three. slice_index: None, with marks on a slice: the volume is a picture. box_xyxy: two opposite corners; points_xy, negative_xy: x, y; all in pixels of the slice.
     propagate: carry what the slice has through the volume. box_ras: R, A, S of two opposite corners, mm. window: a preset;
     empty: automatic. line: where it stands in a table, 0 for none.
 
@@ -79,7 +80,8 @@ class Row:
             )
         if self.plane == ALL_PLANES and self.box_ras is None:
             raise PromptError("Only a 3-D box is looked at in all planes; give axial, coronal or sagittal.")
-        if self.slice_index is None and self.box_ras is None:
+        may_be_picture = self.volume.lower().endswith((*PICTURE_SUFFIXES, ".dcm"))
+        if self.slice_index is None and self.box_ras is None and not may_be_picture:
             raise PromptError("The slice is missing; give its index in the plane.")
         if self.box_ras is not None and not np.isfinite(self.box_ras).all():
             raise PromptError(f"The 3-D box {self.box_ras} is not finite; give millimetres.")

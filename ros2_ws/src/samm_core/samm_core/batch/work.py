@@ -32,20 +32,22 @@ from ..output import make_folder
 from ..segmentation.segmentation import Segmentation
 from ..segmentation.writers import SUFFIXES, require_not_input, require_ours, write_segmentation
 from ..sources import readers
+from ..sources.picture import picture_plane
 from ..sources.readers.dicom import is_dicom
 from ..sources.volume import Volume, read_volume
 from ..sources.window import WINDOW_PRESETS
 from ..tasks.box3d import Box3D
 from ..tasks.propagation import Mark, Stopped
 from ..tasks.volume_task import SegmentedSlice, TaskKind, VolumeRequest, segment
-from .pictures import write_montage, write_surface
+from .pictures import write_montage, write_picture, write_surface
 from .table import ALL_PLANES, DONE, EMPTY, REFUSED, Outcome, Row
 
 if TYPE_CHECKING:
     from ..models.base import SegmentationModel
 
-RUN, MANIFEST, MONTAGE, SURFACE = "run.json", "manifest.json", "montage.png", "surface.png"
-SLICER_FORMAT = "seg.nrrd"
+RUN, MANIFEST = "run.json", "manifest.json"
+MONTAGE, SURFACE, OVERLAY = "montage.png", "surface.png", "overlay.png"
+SLICER_FORMAT, PICTURE_FORMAT = "seg.nrrd", "mask.png"
 # Of the memory that is free when a volume is begun, for its embeddings; and the most of it.
 _CACHE_SHARE, _MOST_CACHE = 0.25, 4 * GIB
 _VERSION = 1
@@ -87,6 +89,11 @@ class Job:
     def files(self, settings: Settings) -> list[Path]:
         """The segmentations."""
         return [Path(self.folder) / f"{self.name}.{suffix}" for suffix in settings.formats]
+
+    @property
+    def picture_mask(self) -> Path:
+        """The mask as a picture, which is written of a picture."""
+        return Path(self.folder) / f"{self.name}.{PICTURE_FORMAT}"
 
     def key(self, settings: Settings) -> str:
         """32 hexadecimal digits for the request: the rows, the settings, and size and time of what is read."""
@@ -163,9 +170,11 @@ def check_files(job: Job, settings: Settings) -> None:
         raise MaskError(
             f"DICOM SEG is for volumes that were read from DICOM, and {volume.name} is none; leave out dcm."
         )
-    for file in (*job.files(settings), Path(job.folder) / MONTAGE, Path(job.folder) / SURFACE):
+    pictures = (Path(job.folder) / name for name in (MONTAGE, SURFACE, OVERLAY))
+    segmentations = (*job.files(settings), job.picture_mask)
+    for file in (*segmentations, *pictures):
         require_not_input(file, volume)
-    for file in job.files(settings):
+    for file in segmentations:
         require_ours(file)
 
 
@@ -255,7 +264,9 @@ def _segment_row(
     if not names or not any(segmentation.voxels(name) for name in names):
         sentence = "The mask is empty; move the box or the points."
         return [replace(Outcome.of(row, EMPTY, sentence), seconds=seconds)]
-    voxel_ml = abs(np.linalg.det(volume.geometry.ijk_to_ras[:3, :3])) / 1000
+    # A picture has no third side.
+    flat = picture_plane(volume.geometry) is not None
+    voxel_ml = 0.0 if flat else abs(np.linalg.det(volume.geometry.ijk_to_ras[:3, :3])) / 1000
     sentence = " ".join(stopped) if row.propagate else ""
     outcomes = []
     for name in names:
@@ -266,7 +277,11 @@ def _segment_row(
 
 
 def request_of(row: Row, geometry: VolumeGeometry) -> VolumeRequest:
-    """A row as a task on a volume. Raises PromptError for a slice that the volume lacks."""
+    """A row as a task on a volume.
+
+    Raises PromptError for a slice that the volume lacks, and for what a picture has no room for.
+    """
+    row = _on_its_image(row, geometry)
     plane = Plane.AXIAL if row.plane == ALL_PLANES else Plane[row.plane.upper()]
     last = geometry.slice_count(plane) - 1
     if row.box_ras is not None:
@@ -281,6 +296,23 @@ def request_of(row: Row, geometry: VolumeGeometry) -> VolumeRequest:
     marks = [Mark(row.slice_index, prompt=row.prompt)] if row.has_prompt else []
     kind = TaskKind.AUTOMATIC if row.auto else TaskKind.PROPAGATE
     return VolumeRequest(kind, row.segment, plane, (0, last) if row.propagate else alone, marks)
+
+
+def _on_its_image(row: Row, geometry: VolumeGeometry) -> Row:
+    """The row with its plane and slice: of a picture, its one image where the row names none. Raises PromptError."""
+    own = picture_plane(geometry)
+    if own is not None and row.box_ras is not None:
+        raise PromptError("A picture has no third side for a 3-D box; give a box on the picture.")
+    if own is not None and row.propagate:
+        raise PromptError("A picture has no other slices to propagate to; leave out propagate.")
+    if row.slice_index is not None or row.box_ras is not None:
+        return row
+    if own is None:
+        last = geometry.slice_count(Plane[row.plane.upper()]) - 1
+        raise PromptError(f"The slice is missing; give its index in the plane, 0 to {last}.")
+    if row.plane not in (Plane.AXIAL.name.lower(), own.name.lower()):
+        raise PromptError(f"The picture is {own.name.lower()}, not {row.plane}; leave out the plane.")
+    return replace(row, plane=own.name.lower(), slice_index=0)
 
 
 _loading = threading.Lock()
@@ -316,8 +348,14 @@ def _write_files(job: Job, settings: Settings, volume: Volume, segmentation: Seg
     if not any(segmentation.voxels(each.name) for each in segmentation.segments()):
         return []
     folder, files = Path(job.folder), job.files(settings)
+    own = picture_plane(volume.geometry)
+    if own is not None:
+        files = list(dict.fromkeys([*files, job.picture_mask]))
     for file in files:
         write_segmentation(segmentation, file, source=Path(job.volume))
+    if own is not None:
+        write_picture(folder / OVERLAY, volume, segmentation, own)
+        return [*files, folder / OVERLAY]
     marked = {row.plane for row in job.rows} - {ALL_PLANES}
     planes = [plane for plane in Plane if plane.name.lower() in marked] or [Plane.AXIAL]
     write_montage(folder / MONTAGE, volume, segmentation, planes)

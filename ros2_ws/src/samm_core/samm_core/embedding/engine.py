@@ -13,6 +13,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from ..errors import CacheError, NotReadyError, PromptError, SammError
 from ..geometry import Plane
 from ..sources.base import ImageId, ImageSource, SliceKey, not_loaded
@@ -93,6 +95,9 @@ class EmbeddingEngine:
         self._loaded: list[str] = []  # uids, the one that was loaded last at the end
         self._wanted: dict[ImageId, list[Future[EncodedSlice]]] = {}
         self._newest_first = True
+        # Images of no volume, the one that waits longest first.
+        self._loose: deque[tuple[np.ndarray, Future[EncodedSlice]]] = deque()
+        self._loose_first = True
         self._sweep: SweepOrder | None = None
         self._finished_at: deque[float] = deque(maxlen=_RATE_WINDOW)
         self._last_wanted = 0.0
@@ -149,6 +154,12 @@ class EmbeddingEngine:
             self._let_go_beyond_budget()
             self._start_anew()
 
+    def let_go(self, uid: str) -> None:
+        """Hold this volume no longer, unless it is the one that was loaded last; its embeddings stay."""
+        with self._wake:
+            if uid in self._volumes and uid != self._loaded[-1]:
+                self._let_go(uid)
+
     @property
     def is_suspended(self) -> bool:
         return self._suspended
@@ -200,6 +211,23 @@ class EmbeddingEngine:
             self._wanted[image] = [*(f for f in others if not f.cancelled()), future]
             self._wake.notify_all()
             return future
+
+    def encode(self, image: np.ndarray) -> Future[EncodedSlice]:
+        """The embedding of an image, (H, W, 3) uint8, of no volume, such as a live frame. It is not kept.
+
+        It takes turns with what is requested. The future raises as that of `request` does.
+        """
+        future: Future[EncodedSlice] = Future()
+        with self._wake:
+            if self._suspended:
+                future.set_exception(NotReadyError(_SUSPENDED))
+            elif self._model is None:
+                future.set_exception(NotReadyError("No model is loaded yet."))
+            else:
+                self._last_wanted = time.monotonic()
+                self._loose.append((image, future))
+                self._wake.notify_all()
+        return future
 
     def sweep(self, planes: Iterable[Plane]) -> None:
         """Embed all slices of these planes as time allows, of the volume loaded last; replaces a sweep under way."""
@@ -264,14 +292,19 @@ class EmbeddingEngine:
         for uid in list(self._volumes):
             if held <= self._volume_budget or uid == self._loaded[-1]:
                 continue
-            held -= self._volumes.pop(uid).voxels.nbytes
-            self._loaded.remove(uid)
-            for image in [image for image in self._wanted if image.source == uid]:
-                _fail(self._wanted.pop(image), PromptError(not_loaded(uid)))
+            held -= self._volumes[uid].voxels.nbytes
+            self._let_go(uid)
+
+    def _let_go(self, uid: str) -> None:
+        del self._volumes[uid]
+        self._loaded.remove(uid)
+        for image in [image for image in self._wanted if image.source == uid]:
+            _fail(self._wanted.pop(image), PromptError(not_loaded(uid)))
 
     def _refuse_waiting(self, error: SammError) -> None:
         waiting, self._wanted = self._wanted, {}
-        for futures in waiting.values():
+        loose, self._loose = self._loose, deque()
+        for futures in (*waiting.values(), [future for _, future in loose]):
             _fail(futures, error)
 
     def _problem(self, image: ImageId) -> str:
@@ -290,15 +323,47 @@ class EmbeddingEngine:
             pass
 
     def _answer_next(self) -> bool:
-        """Encode the slice whose turn it is; False when the engine was closed. On return, nothing here holds a volume or model."""
+        """Encode what comes next; False when the engine was closed. On return, nothing here holds a volume or model."""
         with self._wake:
-            self._wake.wait_for(lambda: self._wanted or self._closed)
+            self._wake.wait_for(lambda: self._wanted or self._loose or self._closed)
             if self._closed:
                 return False
+            self._loose_first = not self._loose_first
+            is_loose = bool(self._loose) and (self._loose_first or not self._wanted)
+        if is_loose:
+            self._encode_loose()
+        else:
+            self._answer_requested()
+        return True
+
+    def _encode_loose(self) -> None:
+        """Encode the image of no volume that has waited longest."""
+        with self._wake:
+            if not self._loose:
+                return
+            (image, future), model = self._loose.popleft(), self._model
+            self._asked = True
+        try:
+            if future.set_running_or_notify_cancel():
+                future.set_result(EncodedSlice(model.encode([image])[0], model))
+        except Exception as error:  # the thread must outlive whatever one image does
+            logger.exception("Embedding an image failed")
+            _fail([future], PromptError(f"The image could not be embedded: {error}"))
+        finally:
+            with self._wake:
+                self._asked = False
+                self._last_wanted = time.monotonic()
+                self._wake.notify_all()
+
+    def _answer_requested(self) -> None:
+        """Encode the slice whose turn it is."""
+        with self._wake:
+            if not self._wanted:
+                return
             image = next(reversed(self._wanted) if self._newest_first else iter(self._wanted))
             futures = [f for f in self._wanted.pop(image) if f.set_running_or_notify_cancel()]
             if not futures:
-                return True
+                return
             volume, model = self._volumes[image.source], self._model
             self._newest_first = not self._newest_first
             self._asked = True
@@ -313,7 +378,6 @@ class EmbeddingEngine:
             with self._wake:
                 self._asked = False
                 self._wake.notify_all()
-        return True
 
     def _embed_ahead(self, number: int) -> None:
         """A thread of the sweep: encodes what nobody waits for, whenever nobody waits."""
@@ -376,7 +440,7 @@ class EmbeddingEngine:
         volume, model = self.volume, self._model
         if self._closed or volume is None or model is None or number > model.sweepers or not self._sweep:
             return []
-        if self._wanted or self._asked or self._pause() > 0:
+        if self._wanted or self._loose or self._asked or self._pause() > 0:
             return []
         images = []
         while len(images) < model.batch and (place := self._sweep.pop()):

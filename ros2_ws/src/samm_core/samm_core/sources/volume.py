@@ -107,7 +107,7 @@ def _slice_problem(geometry: VolumeGeometry, name: str, key: SliceKey) -> str:
 
 
 def read_volume(path: Path, window: Window | None = None, max_voxels: int = MAX_VOXELS) -> Volume:
-    """Read NIfTI, NRRD, MetaImage, PNG or JPEG, or a folder or file of DICOM, in a process of its own.
+    """Read NIfTI, NRRD, MetaImage, PNG, JPEG, TIFF or BMP, or a folder or file of DICOM, in a process of its own.
 
     window: None chooses one (see automatic_window). Single voxels that are not finite become the smallest that is.
     Raises VolumeError for what is missing, of another kind, damaged or cut short, 4-D, empty, larger than max_voxels (told

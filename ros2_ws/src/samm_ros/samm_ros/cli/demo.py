@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "volume",
         nargs="?",
         type=Path,
-        help="NIfTI, NRRD, MetaImage, PNG, JPEG or DICOM folder; default: an MRI of a brain",
+        help="NIfTI, NRRD, MetaImage, PNG, JPEG, TIFF, BMP or DICOM folder; default: an MRI of a brain",
     )
     parser.add_argument(
         "--box", action="append", default=[], metavar="BOX", help="box prompt, see below; repeatable"

@@ -24,9 +24,10 @@ examples:
   samm segment liver.nii.gz --slice 42 --box 30 40 120 130 --propagate -o out
   samm segment liver.nii.gz --plane coronal --slice 90 --point 95 80 --negative 120 60 -o out
   samm segment liver.nii.gz --box3d -80 12 -40 20 90 60 -o out
+  samm segment laparoscopy.png --point 640 360 -o out
   samm segment --from prompts.csv -o out
 
-Pixels are x y, the column and the row of the slice. Millimetres are R A S.
+Pixels are x y, the column and the row of the slice. Millimetres are R A S. A picture needs no --slice.
 The columns of the table are volume, segment, plane, slice, box, points, negative, propagate, box3d, auto, window.
 """
 # Options that are columns of a table.
@@ -37,7 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EXAMPLES
     add = parser.add_argument
-    add("volume", nargs="?", type=Path, help="NIfTI, NRRD, MetaImage, PNG, JPEG or DICOM folder")
+    add(
+        "volume",
+        nargs="?",
+        type=Path,
+        help="NIfTI, NRRD, MetaImage, PNG, JPEG, TIFF, BMP or DICOM file or folder",
+    )
     add("--from", dest="table", type=Path, metavar="TABLE", help="a CSV file with a row per structure")
     add("-o", "--output", type=Path, default=Path("samm-segment"), help="folder (default: samm-segment)")
     add(
@@ -48,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     marks = parser.add_argument_group("what to segment")
     add = marks.add_argument
     add("--plane", default="axial", help="axial, coronal or sagittal (default: axial)")
-    add("--slice", type=int, help="index of the slice in its plane, from 0")
+    add("--slice", type=int, help="index of the slice in its plane, from 0; a picture has one")
     add(
         "--box",
         nargs=4,

@@ -4,13 +4,14 @@
 
 In:   embedding_requests, of decoders elsewhere
 Out:  embeddings, to them; volumes, volume_info, model_info, embedding_status (latched)
-Services: load_volume, select_model; action embed_volume
+Services: load_volume, load_picture, select_model; action embed_volume
 Parameters: autostart, model, checkpoint, device, backend, volume, window_preset, volumes_gib, cache_gib,
-cache_8bit, cache_dir, sweep
+window_lower, window_upper, cache_8bit, cache_dir, sweep
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import uuid
@@ -24,7 +25,7 @@ from rclpy.service import Service
 from rclpy.subscription import Subscription
 from samm_msgs.action import EmbedVolume
 from samm_msgs.msg import EmbeddingRequest, EmbeddingStatus, ModelInfo, SliceEmbedding, VolumeInfo, VolumeList
-from samm_msgs.srv import LoadVolume, SelectModel
+from samm_msgs.srv import LoadPicture, LoadVolume, SelectModel
 
 from samm_core.allocator import return_freed_memory
 from samm_core.embedding.cache import GIB, EmbeddingCache, EmbeddingStore
@@ -33,6 +34,7 @@ from samm_core.errors import NotReadyError, PromptError, SammError, VolumeError
 from samm_core.geometry import Plane
 from samm_core.models import BACKEND_NAMES, load_model
 from samm_core.sources.base import ImageId
+from samm_core.sources.picture import MAX_PICTURES, picture_plane, picture_volume
 from samm_core.sources.readers import isolated
 from samm_core.sources.volume import Volume, read_volume
 from samm_core.sources.window import WINDOW_PRESETS, Window
@@ -40,9 +42,11 @@ from samm_core.sources.window import WINDOW_PRESETS, Window
 from .. import conversions, topics
 from ..support import parameters, process
 from ..support.diagnostics import Diagnostics
+from ..support.images import array_from_image
 from ..support.lifecycle import LifecycleNode
 from ..support.publishing import stamped
 from .segment_volume import SegmentVolumeNode
+from .track import TrackNode
 
 STATUS_PERIOD_S = 0.2
 # How long goals may take to be aborted, and a slice under way may be waited for when the node ends.
@@ -70,6 +74,15 @@ class EmbeddingNode(LifecycleNode):
         self._volume_path = parameters.declare(self, "volume", "", "Volume to load at start; empty: none.")
         self._window_preset = parameters.declare(
             self, "window_preset", "", f"One of {', '.join(WINDOW_PRESETS)}; empty: chosen from the voxels."
+        )
+        finite = (-sys.float_info.max, sys.float_info.max)
+        self._window_bounds = (
+            parameters.declare_number(
+                self, "window_lower", 0.0, "Without a preset, the intensity shown black.", finite
+            ),
+            parameters.declare_number(
+                self, "window_upper", 0.0, "And white; as window_lower: chosen from the voxels.", finite
+            ),
         )
         volumes_gib = parameters.declare_number(
             self,
@@ -146,6 +159,9 @@ class EmbeddingNode(LifecycleNode):
         self._entrances = [
             self.create_service(LoadVolume, topics.LOAD_VOLUME, self._on_load_volume, callback_group=changes),
             self.create_service(
+                LoadPicture, topics.LOAD_PICTURE, self._on_load_picture, callback_group=changes
+            ),
+            self.create_service(
                 SelectModel, topics.SELECT_MODEL, self._on_select_model, callback_group=changes
             ),
         ]
@@ -202,7 +218,7 @@ class EmbeddingNode(LifecycleNode):
         error = ""
         if self._volume_path:
             try:
-                window = self._window(self._window_preset, 0.0, 0.0)
+                window = self._window(self._window_preset, *self._window_bounds)
                 self._load_volume(self._volume_path, window, at_start=True)
                 return
             except SammError as problem:
@@ -227,12 +243,17 @@ class EmbeddingNode(LifecycleNode):
         self._sweep_all()
 
     def _load_volume(self, path: str, window: Window | None, at_start: bool = False) -> Volume:
-        volume = read_volume(Path(path), window)
+        return self._take(read_volume(Path(path), window), at_start)
+
+    def _take(self, volume: Volume, at_start: bool = False) -> Volume:
+        """Answer on this volume too."""
         if self.engine.model is None:
             raise VolumeError(
                 "The embedding node was cleaned up meanwhile; activate it and load the volume again."
             )
         self.engine.load(volume)
+        for older in [each for each in self.engine.volumes if not each.uri][MAX_PICTURES:]:
+            self.engine.let_go(older.uid)
         if at_start:
             self._loaded_at_start = volume.uid
         elif self._loaded_at_start == volume.uid:
@@ -264,6 +285,22 @@ class EmbeddingNode(LifecycleNode):
         try:
             window = self._window(request.window_preset, request.window_lower, request.window_upper)
             volume = self._load_volume(request.path, window)
+        except SammError as error:
+            self._diagnostics.problem(str(error))
+            response.message = str(error)
+            return response
+        self._diagnostics.solved()
+        response.success = True
+        response.volume = self._volume_message(volume)
+        return response
+
+    def _on_load_picture(
+        self, request: LoadPicture.Request, response: LoadPicture.Response
+    ) -> LoadPicture.Response:
+        try:
+            window = self._window("", request.window_lower, request.window_upper)
+            pixels = array_from_image(request.picture)
+            volume = self._take(picture_volume(pixels, request.name or "picture", window))
         except SammError as error:
             self._diagnostics.problem(str(error))
             response.message = str(error)
@@ -345,7 +382,8 @@ class EmbeddingNode(LifecycleNode):
             volume, uid = self.engine.volume, goal.request.volume_uid
             if uid and (volume is None or volume.uid != uid):
                 raise PromptError("Only the volume that was loaded last is embedded ahead; load yours again.")
-            planes = [conversions.plane_from_msg(plane) for plane in goal.request.planes] or list(Plane)
+            planes = [conversions.plane_from_msg(plane) for plane in goal.request.planes]
+            planes = planes or (self._planes() if volume else list(Plane))
             self.engine.sweep(planes)
         except SammError as error:
             result.message = str(error)
@@ -399,7 +437,12 @@ class EmbeddingNode(LifecycleNode):
 
     def _sweep_all(self) -> None:
         if self._sweeps and self.engine.scope and not self.engine.is_suspended:
-            self.engine.sweep(Plane)
+            self.engine.sweep(self._planes())
+
+    def _planes(self) -> list[Plane]:
+        """Of the volume that was loaded last: all, and of a picture its own; in the others it is a line."""
+        own = picture_plane(self.engine.volume.geometry)
+        return list(Plane) if own is None else [own]
 
     def _on_progress(self) -> None:
         with self._progressed:
@@ -476,7 +519,7 @@ class EmbeddingNode(LifecycleNode):
 def main() -> None:
     with process.ros_with_model():
         node = EmbeddingNode()
-        segment_volume = SegmentVolumeNode(node.engine)
+        segment_volume, track = SegmentVolumeNode(node.engine), TrackNode(node.engine)
         with process.spinning_aside(node), process.spinning_aside(segment_volume):
             process.autostart(node)
-            process.spin()
+            process.spin(track)

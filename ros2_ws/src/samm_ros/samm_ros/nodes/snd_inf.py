@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """SND_INF, send inference request: brings a prompt to the pixels of its slice and sends it to the server.
 
-In:   prompts (Prompt), received_masks (SliceMask), volumes, model_info, segmentation_status (latched)
+In:   prompts (Prompt), picture_prompts (PicturePrompt), received_masks (SliceMask), volumes, model_info, segmentation_status (latched)
 Out:  slice_requests (SliceRequest), masks (SliceMask: refusals), task_events
-Uses: load_volume, when a server comes back without volumes that clients loaded
+Uses: load_picture, for pictures that come with their prompts; load_volume and load_picture, when a server comes back
+without what was loaded
 Parameters: client_id, trace; resend_after, which can be set while it runs
 """
 
@@ -18,17 +19,20 @@ from dataclasses import replace
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from samm_msgs.msg import ModelInfo, Prompt, SegmentationStatus, SliceMask
+from samm_msgs.msg import ModelInfo, PicturePrompt, Prompt, SegmentationStatus, SliceMask
 
 from samm_core.cycle.newest import NOTHING_LOADED, Outbox
 from samm_core.cycle.request import Answer, ClientPrompt, Request
+from samm_core.errors import PromptError, SammError
 from samm_core.latency.events import Outcome, Task
+from samm_core.sources.picture import PICTURE
 from samm_core.sources.volume import LoadedVolume
 
 from .. import conversions, topics
 from ..support import parameters, process
 from ..support.diagnostics import Diagnostics
 from ..support.direct import BatchSubscription, DirectSubscription, exclusive
+from ..support.pictures import PictureLoader, Pictures
 from ..support.publishing import answer_publisher, request_publisher
 from ..support.reload import VolumeReloader
 from ..support.tracing import TaskTracer
@@ -64,12 +68,19 @@ class SndInf(Node):
         self._requests = request_publisher(self, topics.SLICE_REQUESTS)
         self._refusals = answer_publisher(self, topics.MASKS)
         self._outbox = Outbox(self._send, resend_after, self._server_is_there)
-        self._reloader = VolumeReloader(self, self._on_volumes, self._on_none, self._diagnostics.problem)
+        self._pictures = Pictures()
+        self._loader = PictureLoader(self, self._pictures, self._diagnostics.problem)
+        self._reloader = VolumeReloader(
+            self, self._on_volumes, self._on_none, self._diagnostics.problem, self._pictures.image
+        )
         self.create_subscription(ModelInfo, topics.MODEL_INFO, self._on_model, topics.LATCHED)
         self.create_subscription(
             SegmentationStatus, topics.SEGMENTATION_STATUS, self._on_status, topics.LATCHED
         )
         BatchSubscription(self, Prompt, topics.PROMPTS, self._on_prompts, topics.OF_ALL_CLIENTS)
+        DirectSubscription(
+            self, PicturePrompt, topics.PICTURE_PROMPTS, self._on_picture_prompt, topics.PICTURES
+        )
         DirectSubscription(self, SliceMask, topics.RECEIVED_MASKS, self._on_answer, topics.OF_ALL_CLIENTS)
         # ROS time may stand still, or not run at all.
         self.create_timer(TICK_S, self._on_tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -86,6 +97,25 @@ class SndInf(Node):
             newest[prompt.client_id] = replace(prompt, overtaken=former.overtaken + 1) if former else prompt
         for prompt in newest.values():
             self._outbox.put(prompt)
+
+    @exclusive
+    def _on_picture_prompt(self, message: PicturePrompt) -> None:
+        came_ns = time.monotonic_ns()
+        image = message.prompt.image
+        image.source, image.plane, image.index = "", int(PICTURE.plane), PICTURE.index
+        prompt = conversions.prompt_from_msg(message.prompt, self._client_id, came_ns)
+        try:
+            if message.prompt.coordinates != Prompt.PIXEL:
+                raise PromptError(
+                    "A picture has no place in a patient; give the prompt's coordinates in PIXEL."
+                )
+            uid = self._pictures.take(message.picture).uid
+        except SammError as error:
+            prompt = replace(prompt, problem=prompt.problem or str(error))
+        else:
+            prompt = replace(prompt, image=replace(prompt.image, source=uid))
+            self._loader.want(uid)
+        self._outbox.put(prompt)
 
     @exclusive
     def _set_resend_after(self, seconds: float) -> None:
@@ -116,15 +146,18 @@ class SndInf(Node):
 
     @exclusive
     def _on_tick(self) -> None:
+        self._loader.tick()
         self._reloader.tick()
         self._outbox.tick()
 
     @exclusive
     def _on_volumes(self, volumes: list[LoadedVolume], lost: list[LoadedVolume], last: str) -> None:
+        self._loader.held([volume.uid for volume in (*volumes, *lost)])
         self._outbox.load(volumes, lost, last)
 
     @exclusive
     def _on_none(self, why: str) -> None:
+        self._loader.held([])
         self._outbox.unload(why or NOTHING_LOADED)
 
     @exclusive

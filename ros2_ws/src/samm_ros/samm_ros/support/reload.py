@@ -3,7 +3,7 @@
 """Has a server that was restarted load the volumes again that its clients loaded.
 
 In:   volumes (VolumeList, latched)
-Uses: load_volume
+Uses: load_volume, load_picture
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from dataclasses import replace
 from rclpy.node import Node
 from rclpy.task import Future
 from samm_msgs.msg import VolumeList
-from samm_msgs.srv import LoadVolume
+from samm_msgs.srv import LoadPicture, LoadVolume
+from sensor_msgs.msg import Image
 
 from samm_core.errors import VolumeError
 from samm_core.sources.volume import LoadedVolume
@@ -31,7 +32,7 @@ class VolumeReloader:
 
     on_volumes: the server has these volumes, the one that was loaded last first; it was restarted and is loading those
     again; and the uid of the one that was loaded last, which may be among either. on_none: it has none, and loads none;
-    why, or an empty sentence. on_problem: a sentence.
+    why, or an empty sentence. on_problem: a sentence. picture_of: a picture by its uid, which no file holds; None: it is gone.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class VolumeReloader:
         on_volumes: Callable[[list[LoadedVolume], list[LoadedVolume], str], None],
         on_none: Callable[[str], None],
         on_problem: Callable[[str], None],
+        picture_of: Callable[[str], Image | None] = lambda uid: None,
     ) -> None:
         self._node = node
+        self._picture_of = picture_of
         self._on_changed, self._on_none, self._on_problem = on_volumes, on_none, on_problem
         self._server = ""
         self._held: list[LoadedVolume] = []
@@ -53,23 +56,28 @@ class VolumeReloader:
         self._requested: LoadedVolume | None = None
         self._requested_at = 0.0
         self._client = node.create_client(LoadVolume, topics.LOAD_VOLUME)
+        self._picture_client = node.create_client(LoadPicture, topics.LOAD_PICTURE)
         node.create_subscription(VolumeList, topics.VOLUMES, self._on_volumes, topics.LATCHED)
 
     def tick(self) -> None:
         """Request the volume that comes next, as soon as there is a server, until there is an answer."""
-        if not self._lost or not self._client.service_is_ready():
+        if not self._lost:
             return
         lost, server = self._lost[0], self._server
+        client = self._client if lost.uri else self._picture_client
+        if not client.service_is_ready():
+            return
         if self._requested is lost and time.monotonic() - self._requested_at < REQUEST_AGAIN_S:
             return
         self._node.get_logger().info(f"The server came back without {lost.name}; it is loaded again")
-        request = LoadVolume.Request(
-            path=lost.uri, window_lower=lost.window.lower, window_upper=lost.window.upper
-        )
+        window = {"window_lower": lost.window.lower, "window_upper": lost.window.upper}
+        if lost.uri:
+            request = LoadVolume.Request(path=lost.uri, **window)
+        else:
+            picture = self._picture_of(lost.uid) or Image()
+            request = LoadPicture.Request(picture=picture, name=lost.name, **window)
         self._requested, self._requested_at = lost, time.monotonic()
-        self._client.call_async(request).add_done_callback(
-            lambda future: self._on_answer(future, lost, server)
-        )
+        client.call_async(request).add_done_callback(lambda future: self._on_answer(future, lost, server))
 
     def _on_volumes(self, message: VolumeList) -> None:
         try:
@@ -89,6 +97,7 @@ class VolumeReloader:
         there = {_identity(volume) for volume in self._held}
         # What the former one had loaded by itself, the new one has replaced by its own.
         wanted = [volume for volume in self._known if not (volume.at_start and self._held)]
+        wanted = [volume for volume in wanted if volume.uri or self._picture_of(volume.uid)]
         lost = [volume for volume in reversed(wanted) if _identity(volume) not in there]
         first = self._known[:1]
         if first and first[0] in wanted and (lost or _identity(first[0]) != _identity(self._held[0])):

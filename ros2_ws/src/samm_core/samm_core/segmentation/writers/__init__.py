@@ -21,6 +21,7 @@ from .read_back import MARK
 _WRITERS = {
     ".seg.nrrd": ("nrrd", "write_slicer"), ".nii.gz": ("nifti", "write"), ".nii": ("nifti", "write"), ".nrrd": ("nrrd", "write"),
     ".dcm": ("dicom_seg", "write"), ".stl": ("surface", "write_stl"), ".ply": ("surface", "write_ply"), ".csv": ("table", "write"),
+    ".mask.png": ("picture", "write"),
 }  # fmt: skip
 SUFFIXES = tuple(_WRITERS)
 _HEADER_BYTES = 1 << 12
@@ -36,7 +37,7 @@ def write_segmentation(
     .nii, .nii.gz: one labelmap, of overlapping segments the later; a sheared volume's placement is in the sform alone, as
     a qform holds none. .nrrd: the same, and holds any placement. .seg.nrrd: 3D Slicer's format, with names and colours,
     overlapping segments in layers of their own. .dcm: DICOM SEG, for volumes that were read from DICOM. .stl, .ply: surfaces, in
-    LPS. .csv: volumes in ml and bounding boxes.
+    LPS. .csv: volumes in ml and bounding boxes. .mask.png: labels of a picture.
     source: the file or folder that the volume was read from, for DICOM SEG. inputs: files and folders that were read. Raises MaskError for another suffix, for a placement that the format cannot
     hold, for what the disk refuses, and for a file that is there already, unless it is a segmentation that this function
     wrote, and no input.

@@ -22,6 +22,13 @@ def write(segmentation: Segmentation, path: Path) -> None:
     require_same(path, labels, segmentation.geometry, *read_by_simpleitk(path))
 
 
+def write_volume(voxels: np.ndarray, geometry: VolumeGeometry, path: Path) -> None:
+    """A grey volume, (K, J, I) uint8, without the mark of a segmentation: none is ever written over it."""
+    with path.open("wb") as file:
+        _write_stream(file, geometry, voxels[..., None], [], "samm volume")
+    require_same(path, voxels, geometry, *read_by_simpleitk(path))
+
+
 def write_slicer(segmentation: Segmentation, path: Path) -> None:
     """The layout and keys that 3D Slicer's vtkMRMLSegmentationStorageNode writes and reads."""
     columns, rows, slices = segmentation.geometry.dimensions
@@ -53,7 +60,9 @@ def write_slicer(segmentation: Segmentation, path: Path) -> None:
     require_same(path, voxels, segmentation.geometry, saved.reshape(voxels.shape), placement)
 
 
-def _write_stream(file: BinaryIO, geometry: VolumeGeometry, voxels: np.ndarray, keys: list[str]) -> None:
+def _write_stream(
+    file: BinaryIO, geometry: VolumeGeometry, voxels: np.ndarray, keys: list[str], mark: str = MARK
+) -> None:
     """voxels: (K, J, I, layers) uint8. keys: further lines of the header."""
     to_lps = LPS @ geometry.ijk_to_ras
     layers = voxels.shape[3]
@@ -61,7 +70,7 @@ def _write_stream(file: BinaryIO, geometry: VolumeGeometry, voxels: np.ndarray, 
     listed = layers > 1
     header = [
         "NRRD0004",
-        f"# {MARK}",
+        f"# {mark}",
         "type: unsigned char",
         f"dimension: {3 + listed}",
         "space: left-posterior-superior",

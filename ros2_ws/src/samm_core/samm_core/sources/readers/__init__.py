@@ -14,13 +14,15 @@ from pathlib import Path
 from ...errors import VolumeError
 from .content import MAX_VOXELS, Content
 
-__all__ = ["MAX_VOXELS", "SUFFIXES", "Content", "read"]
+__all__ = ["MAX_VOXELS", "PICTURE_SUFFIXES", "SUFFIXES", "Content", "read"]
 
 _MODULES = {
     ".nii": "nifti", ".nii.gz": "nifti", ".nrrd": "nrrd", ".nhdr": "nrrd", ".mha": "metaimage", ".mhd": "metaimage",
-    ".png": "picture", ".jpg": "picture", ".jpeg": "picture", ".dcm": "dicom",
+    ".png": "picture", ".jpg": "picture", ".jpeg": "picture", ".tif": "picture", ".tiff": "picture", ".bmp": "picture",
+    ".dcm": "dicom",
 }  # fmt: skip
 SUFFIXES = tuple(_MODULES)
+PICTURE_SUFFIXES = tuple(suffix for suffix, module in _MODULES.items() if module == "picture")
 
 
 def read(path: Path, max_voxels: int = MAX_VOXELS) -> Content:

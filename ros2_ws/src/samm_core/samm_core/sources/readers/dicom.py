@@ -120,8 +120,8 @@ def read(path: Path, max_voxels: int) -> Content:
             )
     else:
         raise VolumeError(
-            f"{multi.name} is multi-frame, a film of {frames[multi]} frames and no volume; give a series of single images, or "
-            "an enhanced CT or MR."
+            f"{multi.name} is multi-frame, a film of {frames[multi]} frames and no volume; play it with ./samm stream, or "
+            "give a series of single images, or an enhanced CT or MR."
         )
     return _volume(
         path, slices, str(first.get("Modality", "")), str(first.PhotometricInterpretation), warnings
@@ -306,6 +306,8 @@ def _frames(file: Path, of: Path) -> np.ndarray:
         ) from None
     colour = pixels.ndim > 2 and pixels.shape[-1] == 3 and int(dataset.get("SamplesPerPixel", 1)) != 1
     colour = colour or dataset.PhotometricInterpretation == "PALETTE COLOR"
+    if colour and pixels.dtype == np.uint16:
+        pixels = (pixels >> max(0, int(dataset.BitsStored) - 8)).astype(np.uint8)
     if colour and pixels.dtype != np.uint8:
         raise VolumeError(f"{file.name} has 3 components a voxel; give grey, or 8-bit RGB.")
     return pixels.reshape(-1, *pixels.shape[-3 if colour else -2 :])
