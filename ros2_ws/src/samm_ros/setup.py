@@ -4,7 +4,8 @@ from glob import glob
 
 from setuptools import find_packages, setup
 
-NODES = ("snd_inf", "rcv_inf", "embedding", "cpl_inf", "rcv_msk", "apl_msk", "samm_server", "samm_client")
+TASKS = ("snd_inf", "rcv_inf", "cpl_inf", "rcv_msk", "apl_msk")
+NODES = (*TASKS, "embedding", "world", "samm_server", "samm_client")
 
 setup(
     name="samm_ros",

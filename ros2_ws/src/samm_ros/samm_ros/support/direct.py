@@ -11,11 +11,13 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
 
 # How late the thread may notice that its context is gone; of its own end it is told.
 _CHECK_NS = 500_000_000
@@ -51,7 +53,9 @@ class DirectSubscription:
         topic: str,
         callback: Callable[[object], None],
         qos: QoSProfile,
+        overridable: bool = False,
     ) -> None:
+        """overridable: whether parameters of ROS, qos_overrides, may say another QoS."""
         self._node = node
         self._callback = callback
         self._closed = False
@@ -59,7 +63,12 @@ class DirectSubscription:
         with node.context.handle:
             self._wake = rclpy_implementation.GuardCondition(node.context.handle)
         self._subscription = node.create_subscription(
-            message_type, topic, callback, qos, callback_group=_NotTheExecutors(self)
+            message_type,
+            topic,
+            callback,
+            qos,
+            callback_group=_NotTheExecutors(self),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies() if overridable else None,
         )
         self._thread = threading.Thread(target=self._serve, name=topic, daemon=True)
         self._thread.start()
@@ -116,6 +125,29 @@ class BatchSubscription(DirectSubscription):
         while len(taken) < self._depth and (message := super()._take(handle)):
             taken.append(message)
         return taken
+
+
+class CountingSubscription(DirectSubscription):
+    """A DirectSubscription that counts what its publisher sent and it never got, for a newer message was there or it was lost.
+
+    Of one publisher at a time: another one, or the same started again, is counted from its first message here.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.missed = 0
+        self._newest = 0
+        super().__init__(*arguments, **options)
+
+    def _take(self, handle: object) -> object:
+        taken = handle.take_message(self._subscription.msg_type, False)
+        if not taken:
+            return None
+        message, info = taken
+        number = info["publication_sequence_number"] or 0
+        if 0 < self._newest < number:
+            self.missed += number - self._newest - 1
+        self._newest = number
+        return message
 
 
 def close_all(node: Node) -> None:

@@ -35,12 +35,16 @@ class TaskTracer:
         outcome: Outcome = Outcome.COMPLETED,
         completion: Completion | None = None,
         overtaken: int = 0,
+        task: Task | None = None,
     ) -> None:
-        """The task ran from `started_ns` to `ended_ns` (CLOCK_MONOTONIC); call it when its result is on its way."""
+        """The task ran from `started_ns` to `ended_ns` (CLOCK_MONOTONIC); call it when its result is on its way.
+
+        task: of a node that does several; None: the one that the tracer was made for.
+        """
         if self._publisher is None:
             return
         event = TaskEvent(
-            self._task,
+            self._task if task is None else task,
             outcome,
             cycle_of.cycle,
             cycle_of.client_id,

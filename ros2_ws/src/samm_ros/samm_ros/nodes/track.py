@@ -1,0 +1,208 @@
+# Copyright 2026 samm_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Follows marked objects through a live stream, beside the encoder that it uses.
+
+In:   image (sensor_msgs/Image), image/compressed (CompressedImage), track_prompts (Prompt)
+Out:  tracks (Tracks), label_image, stream_overlay (sensor_msgs/Image), stream_overlay/compressed (CompressedImage),
+      track_masks (SliceMask: of keyframes), task_events
+Services: edit_tracks
+Parameters: region, flip_x, flip_y, deinterlace, window_lower, window_upper, trace; stale_after, which can be set while it runs
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+from rclpy.node import Node
+from samm_msgs.msg import Prompt, Tracks
+from samm_msgs.srv import EditTracks
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
+from samm_core.embedding.engine import EmbeddingEngine
+from samm_core.errors import FrameError, PromptError, SammError
+from samm_core.overlay import draw_overlay
+from samm_core.segmentation.colors import segment_color
+from samm_core.stream.session import Followed, StreamSession
+
+from .. import conversions, topics
+from ..support import parameters, process
+from ..support.diagnostics import Diagnostics
+from ..support.direct import CountingSubscription, DirectSubscription, exclusive
+from ..support.images import array_from_compressed, array_from_image, compressed_to_msg, image_to_msg
+from ..support.stream_trace import StreamTrace
+from ..support.tracks import image_masks, label_image, picture_of, stream_view, track_to_msg
+from ..support.world import stamp_ns
+
+CHECK_PERIOD_S = 0.05
+
+
+class TrackNode(Node):
+    """Images come in on their subscription's thread, which carries the objects to them; keyframes have a thread of their own.
+
+    Nothing queues: an image that comes while another is worked on takes the place of one that waits.
+    """
+
+    def __init__(self, engine: EmbeddingEngine) -> None:
+        super().__init__("track")
+        self._stale_after = parameters.declare_number(
+            self,
+            "stale_after",
+            0.3,
+            "Seconds without an image after which what is shown is stale.",
+            (0.05, 60.0),
+            on_set=functools.partial(setattr, self, "_stale_after"),
+        )
+        self._lock = threading.RLock()
+        self._diagnostics = Diagnostics(self, self._readings)
+        self._trace = StreamTrace(self)
+        self._session = StreamSession(engine.encode, stream_view(self), self._trace.keyframe)
+        self._refused = 0
+        # Why the newest image, and why the newest prompt, could not be used.
+        self._image_error = self._prompt_error = ""
+        # The newest image that was followed, its header, and its picture without anything drawn.
+        self._newest: tuple[Followed, Header, np.ndarray] | None = None
+        self._is_stale = False
+        self._tracks = self.create_publisher(Tracks, topics.TRACKS, topics.OF_A_STREAM)
+        self._labels = self.create_publisher(Image, topics.LABEL_IMAGE, topics.OF_A_STREAM)
+        self._overlay = self.create_publisher(Image, topics.STREAM_OVERLAY, topics.OF_A_STREAM)
+        self._compressed = self.create_publisher(
+            CompressedImage, topics.COMPRESSED_STREAM_OVERLAY, topics.OF_A_STREAM
+        )
+        self._images = [
+            CountingSubscription(self, kind, topic, self._taker(to_array), topics.NEWEST, overridable=True)
+            for kind, topic, to_array in (
+                (Image, topics.IMAGE, array_from_image),
+                (CompressedImage, topics.COMPRESSED_IMAGE, array_from_compressed),
+            )
+        ]
+        DirectSubscription(self, Prompt, topics.TRACK_PROMPTS, self._on_prompt, topics.OF_ALL_CLIENTS)
+        self.create_service(EditTracks, topics.EDIT_TRACKS, self._on_edit)
+        process.steady_timer(self, CHECK_PERIOD_S, self._check)
+
+    def destroy_node(self) -> None:
+        self._session.close()
+        super().destroy_node()
+
+    def _taker(
+        self, to_array: Callable[[Image | CompressedImage], np.ndarray]
+    ) -> Callable[[Image | CompressedImage], None]:
+        def take(message: Image | CompressedImage) -> None:
+            received_ns = time.monotonic_ns()
+            with self._lock:
+                try:
+                    image = to_array(message)
+                    followed = self._session.take(image, stamp_ns(message.header), received_ns)
+                except FrameError as error:
+                    self._refused += 1
+                    self._image_error = str(error)
+                    self._diagnostics.problem(self._image_error)
+                    return
+                self._image_error = ""
+                self._newest = followed, message.header, image
+                self._is_stale = False
+                self._publish()
+            self._diagnostics.count("images")
+            self._diagnostics.solved()
+
+        return take
+
+    def _publish(self) -> None:
+        """What is followed at the newest image, stamped as that is."""
+        followed, header, image = self._newest
+        masks = image_masks(followed, self._session.view)
+        labels = label_image(followed.shape, followed.tracked, masks)
+        message = Tracks(
+            header=header,
+            frame=followed.frame.number,
+            dropped=sum(subscription.missed for subscription in self._images),
+            refused=self._refused,
+            height=followed.shape[0],
+            width=followed.shape[1],
+            tracks=[track_to_msg(*each) for each in zip(followed.tracked, masks, strict=True)],
+            stale=self._is_stale,
+            error=self._image_error or self._prompt_error,
+            received_ns=followed.frame.received_ns,
+            published_ns=time.monotonic_ns(),
+        )
+        self._tracks.publish(message)
+        picture = image_to_msg(labels)
+        picture.header = header
+        self._labels.publish(picture)
+        if not self._is_stale:
+            self._trace.published(followed.frame, message.published_ns)
+        self._draw(header, image, labels)
+
+    def _draw(self, header: Header, image: np.ndarray, labels: np.ndarray) -> None:
+        wanted = [
+            (publisher, to_msg)
+            for publisher, to_msg in (
+                (self._overlay, image_to_msg),
+                (self._compressed, functools.partial(compressed_to_msg, compression="jpeg")),
+            )
+            if publisher.get_subscription_count()
+        ]
+        if not wanted:
+            return
+        colors = {each.label: segment_color(each.label - 1) for each in self._newest[0].tracked}
+        picture = draw_overlay(picture_of(image, self._session.view), labels, colors, self._is_stale)
+        for publisher, to_msg in wanted:
+            message = to_msg(picture)
+            message.header = header
+            publisher.publish(message)
+
+    @exclusive
+    def _check(self) -> None:
+        """Say it where no image comes: what is shown is of another time."""
+        if self._newest is None or self._is_stale:
+            return
+        since_ns = time.monotonic_ns() - self._newest[0].frame.received_ns
+        if since_ns > self._stale_after * 1e9:
+            self._is_stale = True
+            self._publish()
+
+    def _on_prompt(self, message: Prompt) -> None:
+        self._prompt(message)
+
+    def _prompt(self, message: Prompt) -> str:
+        """Why the prompt was not taken, one sentence; empty: it was."""
+        given = conversions.prompt_from_msg(message)
+        error = given.error()
+        try:
+            if not error:
+                self._session.prompt(
+                    given.segment, given.prompt, stamp_ns(message.header), given.client_id, given.cycle
+                )
+        except PromptError as refused:
+            error = str(refused)
+        self._prompt_error = error
+        if error:
+            self._diagnostics.problem(error)
+        return error
+
+    def _on_edit(self, request: EditTracks.Request, response: EditTracks.Response) -> EditTracks.Response:
+        try:
+            if request.edit == EditTracks.Request.PROMPT:
+                response.message = self._prompt(request.prompt)
+            elif request.edit == EditTracks.Request.RENAME:
+                self._session.tracker.rename(request.name, request.new_name)
+            elif request.edit == EditTracks.Request.REMOVE:
+                self._session.remove(request.name)
+            else:
+                response.message = f"There is no edit {request.edit}; give 0 to 2, as EditTracks.srv says."
+        except SammError as error:
+            response.message = str(error)
+        response.success = not response.message
+        return response
+
+    def _readings(self) -> dict[str, object]:
+        missed, refused = sum(each.missed for each in self._images), self._refused
+        return {
+            "images dropped": missed,
+            "images refused": refused,
+            "objects": len(self._session.tracker.names),
+        }
