@@ -92,6 +92,16 @@ def ipp_seeds() -> list[list[bytes]]:
         ("segment_volume", b"", {**task, "task": "box", "box3d": box3d}),
         ("segment_volume", b"", {**task, "task": "automatic", "prompts": [{**of_task, "box_xyxy": None}]}),
         ("cancel_volume", b"", {"number": 1}),
+        ("stream", b"", {"on": True}),
+        ("stream", b"", {"on": False}),
+        ("image_taken", b"", {"number": 1}),
+        (
+            "track_prompt",
+            b"",
+            {"name": "s", "stamp_ns": 1, "points_xy": [[1.5, 2.5]], "labels": [1], "box_xyxy": None},
+        ),
+        ("track_rename", b"", {"name": "s", "new_name": "t"}),
+        ("track_remove", b"", {"name": "s"}),
         ("undo", b"", {}),
         ("redo", b"", {}),
         ("save", b"", {"name": "../x"}),
@@ -209,6 +219,9 @@ def test_a_hundred_thousand_hostile_messages_leave_a_bridge_that_serves(
             slicer.ask(hello, lambda frames: b'"welcome"' in frames[0])
             slicer.attack(chance, PER_ROUND)
             extension.attack(chance, PER_ROUND)
+            # Its threads are there whenever they are counted.
+            watch = ipp.pack(ipp.FROM_SLICER, "stream", on=True)
+            slicer.ask(watch, lambda frames: b"images are sent." in frames[0])
             number = next(pings)
             ping = ipp.pack(ipp.FROM_SLICER, "ping", sent_ns=number)
             slicer.ask(ping, lambda frames, number=number: b'"sent_ns":%d' % number in frames[0])

@@ -24,6 +24,7 @@ import pytest
 import slicer
 from slicer_desktop import Notifier, Shortcut, desktop
 from slicer_scene import SlicerScene
+from SlicerIPPLib.client_events import BridgeState
 from SlicerIPPLib.marks import box_on
 from SlicerIPPLib.parameters import Parameters
 
@@ -149,6 +150,31 @@ def test_a_low_score_is_said_in_words_too(widget) -> None:
     logic.state.score = 0.95
     logic.events.mask.emit()
     assert "low" not in widget.ui.scoreLabel.text
+
+
+def test_a_live_stream_is_asked_for_told_of_and_put_into_the_views_once(
+    widget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ui, logic = widget.ui, widget.logic.segmentation
+    asked: list[tuple[str, dict[str, Any]]] = []
+    views: list[str] = []
+    logic.connection.request = lambda kind, on_reply=None, **fields: asked.append((kind, fields))
+    monkeypatch.setattr(
+        slicer.util, "setSliceViewerLayers", lambda background, fit: views.append(background), raising=False
+    )
+    assert ui.startStreamButton.toolTip == "Connect to the bridge first."
+    logic.connection.set_state(BridgeState.CONNECTED)
+    ui.startStreamButton.click()
+    assert asked == [("stream", {"on": True})]
+    assert "Waiting" in ui.streamLabel.text
+    assert not ui.startStreamButton.enabled
+    logic.state.stream_volume_id, logic.state.stream_text = "vtkMRMLScalarVolumeNode1", "liver: tracking"
+    for _ in range(2):
+        logic.events.stream.emit()
+    assert (ui.streamLabel.text, views) == ("liver: tracking", ["vtkMRMLScalarVolumeNode1"])
+    ui.stopStreamButton.click()
+    assert asked[-1] == ("stream", {"on": False})
+    assert not ui.stopStreamButton.enabled
 
 
 def test_keys_are_on_only_while_the_module_is_shown(module: ModuleType, widget) -> None:

@@ -75,12 +75,15 @@ class SlicerBridge(Node):
             )
         self._sockets = SocketThread(endpoints, self._tick, self.get_logger().info)
         self._worker = Worker(self._sockets.post)
+        # Beside the volumes': a large one must not hold up a live stream.
+        self._stream_worker = Worker(self._sockets.post, "stream")
         self._graph = NodeGraph(self, self._sockets.post)
         self._ipp = IppServer(
             self._graph,
             self._store,
             Path(save_folder).expanduser(),
             self._worker,
+            self._stream_worker,
             lambda identity, frames: self._sockets.send(IPP, identity, frames),
             problem,
         )
@@ -92,7 +95,10 @@ class SlicerBridge(Node):
 
     def destroy_node(self) -> None:
         self._sockets.close()
+        # The doors' thread has ended: what is its own may be used here.
+        self._graph.watch_stream(None)
         self._worker.close()
+        self._stream_worker.close()
         self._store.clear()
         super().destroy_node()
 

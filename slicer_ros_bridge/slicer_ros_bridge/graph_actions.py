@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import numpy as np
+
 from samm_core.cycle.request import Answer, ClientPrompt
 from samm_core.geometry import Plane
 from samm_core.latency.events import TaskEvent
@@ -118,6 +120,36 @@ class TaskEnd:
     seconds: float
 
 
+@dataclass(frozen=True)
+class StreamTrack:
+    """An object of the live stream, as Track.msg has it. state: of ipp.TRACK_STATES. area: pixels."""
+
+    name: str
+    label: int
+    state: str
+    cause: str
+    age_s: float
+    score: float
+    area: int
+    error: str
+
+
+@dataclass(frozen=True, eq=False)
+class StreamImage:
+    """An image of the live stream and the objects in it, as Tracks.msg has them. stamp_ns: the image's own time.
+
+    decode: the image's pixels, (H, W) or (H, W, 3) RGB, uint8, and the labels of the objects, (H, W) uint8; it takes a
+    moment, and raises FrameError for what cannot be read. Only one thread at a time may call that of any image.
+    """
+
+    number: int
+    stamp_ns: int
+    tracks: tuple[StreamTrack, ...]
+    stale: bool
+    error: str
+    decode: Callable[[], tuple[np.ndarray, np.ndarray]]
+
+
 class GraphListener:
     """Is told what changes in the node graph; override what is of interest."""
 
@@ -185,6 +217,18 @@ class GraphActions(Protocol):
 
     def save(self, path: Path, volume_uid: str, done: Done[str]) -> None:
         """Write the graph's segmentation of a volume to a file, whose path is what done gets."""
+
+    def watch_stream(self, on_image: Callable[[StreamImage], None] | None) -> None:
+        """Hear of each image of the live stream from now on; None: of none, and the stream costs nothing then."""
+
+    def mark_track(self, prompt: ClientPrompt, stamp_ns: int, done: Done[str]) -> None:
+        """Mark an object, the prompt's segment, on the stream's image of that stamp; 0: the newest. prompt: in its pixels."""
+
+    def rename_track(self, name: str, new_name: str, done: Done[str]) -> None:
+        """Call an object of the live stream otherwise."""
+
+    def remove_track(self, name: str, done: Done[str]) -> None:
+        """Follow an object of the live stream no longer; empty: none."""
 
     def publish_event(self, event: TaskEvent) -> None:
         """Add a task to the trace, for a client that cannot: stamps are of this host's CLOCK_MONOTONIC, nanoseconds."""

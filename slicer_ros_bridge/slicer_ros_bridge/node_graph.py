@@ -5,6 +5,7 @@
 In:   received_masks, segmentation_status, volumes, model_info, embedding_status, task_masks, task_events
 Out:  prompts (Prompt, newest), task_events (APL_MSK of Slicers)
 Uses: load_volume, select_model, undo, redo, save_segmentation, embed_volume, segment_volume (volume_tasks.py)
+The live stream: live_stream.py
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ from .graph_actions import (
     GraphListener,
     ModelState,
     Post,
+    StreamImage,
     TaskEnd,
     TaskProgress,
     VolumeTask,
 )
+from .live_stream import LiveStream
 from .service_calls import ServiceCalls, is_away
 from .volume_tasks import TaskMessage, VolumeTasks, task_message
 
@@ -76,6 +79,7 @@ class NodeGraph:
         self._save = node.create_client(SaveSegmentation, topics.SAVE_SEGMENTATION)
         self._embed = ActionClient(node, EmbedVolume, topics.EMBED_VOLUME)
         self._tasks = VolumeTasks(node, post)
+        self._stream = LiveStream(node, post, self._calls)
 
         of_all, latched, events = topics.OF_ALL_CLIENTS, topics.LATCHED, topics.EVENTS
         self._hear(
@@ -114,6 +118,7 @@ class NodeGraph:
         """Send again what got lost; call some times a second, on the doors' thread."""
         self._pending.resend(self._cycles)
         self._tasks.tick()
+        self._stream.tick()
 
     def load_volume(self, path: Path, window: Window | None, done: Done[LoadedVolume]) -> None:
         request = LoadVolume.Request(path=str(path))
@@ -181,6 +186,18 @@ class NodeGraph:
 
     def cancel_volume(self, client_id: str) -> None:
         self._tasks.cancel(client_id)
+
+    def watch_stream(self, on_image: Callable[[StreamImage], None] | None) -> None:
+        self._stream.watch(on_image)
+
+    def mark_track(self, prompt: ClientPrompt, stamp_ns: int, done: Done[str]) -> None:
+        self._stream.prompt(prompt, stamp_ns, done)
+
+    def rename_track(self, name: str, new_name: str, done: Done[str]) -> None:
+        self._stream.rename(name, new_name, done)
+
+    def remove_track(self, name: str, done: Done[str]) -> None:
+        self._stream.remove(name, done)
 
     def publish_event(self, event: TaskEvent) -> None:
         self._events.publish(event)

@@ -154,7 +154,9 @@ class VolumeTasks:
             if not feedback.mask.client_id:
                 self._post(lambda: self._progressed(run, feedback.done, feedback.total))
 
-        run.goal = Goal(self._node, self._action, _goal_of(run), told)
+        goal = _goal_of(run)
+        goal.client_node = self._node.get_fully_qualified_name()
+        run.goal = Goal(self._node, self._action, goal, told)
         run.goal.ended.add_done_callback(
             lambda future: self._post(lambda: self._result_came(run, future.result()))
         )

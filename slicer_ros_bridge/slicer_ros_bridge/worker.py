@@ -1,6 +1,6 @@
 # Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""What takes the bridge long, as writing a volume, on a thread beside the doors'. Knows neither ROS nor sockets."""
+"""What takes the bridge long, as writing a volume or an image, on a thread beside the doors'. Knows neither ROS nor sockets."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ T = TypeVar("T")
 class Worker:
     """One thread; calls are made one after the other."""
 
-    def __init__(self, post: Post) -> None:
+    def __init__(self, post: Post, name: str = "volumes") -> None:
+        """name: of the thread."""
         self._post = post
-        self._thread = ThreadPoolExecutor(1, "volumes")
+        self._thread = ThreadPoolExecutor(1, name)
 
     def do(self, call: Callable[[], T], done: Done[T]) -> None:
         """Make the call. done gets, on the doors' thread, what it returned, or None and a sentence, whatever fails."""

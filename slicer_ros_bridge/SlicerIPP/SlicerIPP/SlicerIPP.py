@@ -150,6 +150,8 @@ class SlicerIPPWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._gui_tag: int | None = None
         self._notifier: qt.QSocketNotifier | None = None
         self._shortcuts: list[qt.QShortcut] = []
+        # The volume node of the live stream that the views were made to show.
+        self._shown_stream = ""
 
     def setup(self) -> None:
         ScriptedLoadableModuleWidget.setup(self)
@@ -213,6 +215,7 @@ class SlicerIPPWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         segmentation = self.logic.open()
         self._notifier = qt.QSocketNotifier(segmentation.fileno(), qt.QSocketNotifier.Read)
         self._notifier.connect("activated(int)", lambda _number: segmentation.process_events())
+        segmentation.events.stream.connect(self._show_stream)
         self._gui_tag = self._parameters.connectGui(self.ui)
         self.addObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._on_parameters)
         self._panel.show(segmentation)
@@ -244,6 +247,8 @@ class SlicerIPPWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             ui.testButton: self._test,
             ui.sampleButton: self._download_sample,
             ui.loadButton: lambda: self._segmentation.load_volume(),
+            ui.startStreamButton: lambda: self._segmentation.start_stream(),
+            ui.stopStreamButton: lambda: self._segmentation.stop_stream(),
             ui.embedButton: lambda: self._segmentation.embed_all(),
             ui.cancelEmbedButton: lambda: self._segmentation.cancel_embed(),
             ui.boxButton: self._make_box,
@@ -311,6 +316,14 @@ class SlicerIPPWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             setattr(self._parameters, which, add_points(slicer.mrmlScene, which == "positive"))
         widget.setCurrentNode(getattr(self._parameters, which))
         widget.setPlaceModeEnabled(True)
+
+    def _show_stream(self) -> None:
+        """The views show a live stream from its first image on."""
+        state = self._segmentation.state
+        shown = state.stream_volume_id if state.stream else ""
+        if shown and shown != self._shown_stream:
+            slicer.util.setSliceViewerLayers(background=shown, fit=True)
+        self._shown_stream = shown
 
     def _on_segment_selected(self, *_selections: Any) -> None:
         ids = self.ui.segmentsTableView.selectedSegmentIDs()

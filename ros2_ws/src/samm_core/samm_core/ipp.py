@@ -39,6 +39,11 @@ MAX_STOPPED = 2 * MAX_MARKS
 MAX_REASON = 256
 # Rows of prompts of one client: within a stream the newest wins, streams do not touch each other.
 STREAMS = 4
+# Of the live stream: bytes of an image, as 3840×2160 in colour, with its labels; objects, and their states as Track.msg counts
+# them.
+MAX_IMAGE_BYTES = 1 << 25
+MAX_TRACKS = 64
+TRACK_STATES = ("prompted", "tracking", "uncertain", "lost")
 
 _Check = Callable[[Any], bool]
 
@@ -132,17 +137,32 @@ _SHAPE = _list(_integer(1, MAX_SIDE), (2,))
 _XYZ = _list(_number, (3,))
 _MASK_MARK = _record({"index": _INDEX, "shape": _SHAPE, "size": _integer(1, MAX_BUFFER_BYTES)})
 _PROMPT_MARK = _record({"index": _INDEX, "points_xy": _POINTS, "labels": _LABELS, "box_xyxy": _BOX})
+# To the end of ROS's own time, in 2038.
+_STAMP = _integer(0, 2**31 * 10**9 - 1)
+_TRACK = _record(
+    {
+        "name": _name,
+        "label": _integer(1, 255),
+        "state": _one_of(*TRACK_STATES),
+        "cause": _text(MAX_REASON),
+        "age_s": _number,
+        "score": _number,
+        "area": _COUNT,
+        "error": _text(MAX_REASON),
+    }
+)
 _BOX_3D = _record({"centre_ras": _XYZ, "size_mm": _XYZ, "orientation_xyzw": _list(_number, (4,))})
 DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
 
 
 @dataclass(frozen=True)
 class MessageType:
-    """fields: what each must be. optional: may be absent. buffer: a raw buffer follows the header."""
+    """fields: what each must be. optional: may be absent. buffer: a raw buffer follows the header; longest_buffer: in bytes."""
 
     fields: dict[str, _Check]
     optional: frozenset[str] = frozenset()
     buffer: bool = False
+    longest_buffer: int = MAX_BUFFER_BYTES
 
 
 # Any message of Slicer's may carry an `id`; the reply to it carries the same number as `re`.
@@ -199,6 +219,14 @@ FROM_SLICER: dict[str, MessageType] = {
     "applied": MessageType(
         {"cycle": _COUNT, "stream": _STREAM, "completed": _boolean, "started_ns": _NS, "ended_ns": _NS}
     ),
+    # Of the live stream.
+    "stream": MessageType({"on": _boolean}),
+    "image_taken": MessageType({"number": _COUNT}),
+    "track_prompt": MessageType(
+        {"name": _name, "stamp_ns": _STAMP, "points_xy": _POINTS, "labels": _LABELS, "box_xyxy": _BOX}
+    ),
+    "track_rename": MessageType({"name": _name, "new_name": _name}),
+    "track_remove": MessageType({"name": _line(MAX_NAME)}),
     "undo": MessageType({}),
     "redo": MessageType({}),
     "save": MessageType({"name": _name}),
@@ -291,6 +319,20 @@ FROM_BRIDGE: dict[str, MessageType] = {
             "seconds": _number,
         }
     ),
+    # The buffer: the image's pixels, a byte for each of `components`, then its labels.
+    "stream_image": MessageType(
+        {
+            "number": _COUNT,
+            "stamp_ns": _STAMP,
+            "shape": _SHAPE,
+            "components": _integer(1, 3),
+            "tracks": _list(_TRACK, range(MAX_TRACKS + 1)),
+            "stale": _boolean,
+            "error": _text(MAX_TEXT),
+        },
+        buffer=True,
+        longest_buffer=MAX_IMAGE_BYTES,
+    ),
     "refused": MessageType(
         {"number": _COUNT, "cycle": _COUNT, "stream": _STREAM, "message": _text(MAX_TEXT)}
     ),
@@ -340,8 +382,9 @@ def _check_buffer(types: dict[str, MessageType], kind: str, frames: Sequence[byt
         raise ProtocolError(
             f"The message {kind} comes with {int(types[kind].buffer)} buffers, not {len(frames) - 1}."
         )
-    if len(frames) == 2 and len(frames[1]) > MAX_BUFFER_BYTES:
-        raise ProtocolError(f"A buffer is at most {MAX_BUFFER_BYTES} bytes; this one is {len(frames[1])}.")
+    longest = types[kind].longest_buffer
+    if len(frames) == 2 and len(frames[1]) > longest:
+        raise ProtocolError(f"A buffer is at most {longest} bytes; this one is {len(frames[1])}.")
 
 
 def _check_fields(types: dict[str, MessageType], kind: str, given: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from samm_core.mask_codec import decode_mask
 from .client_events import (
     BridgeState,
     ClientEvent,
+    ImageReceived,
     MaskReceived,
     MessageReceived,
     OnReply,
@@ -29,6 +30,7 @@ from .client_events import (
     RoundTripMeasured,
     StateChanged,
 )
+from .frames import decode_image
 from .i18n import tr as _
 from .keys import read_keys, use_keys
 from .mailbox import Mailbox
@@ -55,6 +57,8 @@ class IppClient:
         self._ids = itertools.count(1)
         self._commands: deque[Callable[[], None]] = deque()
         self._events: deque[ClientEvent] = deque()
+        # The newest image of the live stream that was not taken yet: a slow reader finds no older one.
+        self._image: deque[ImageReceived] = deque(maxlen=1)
         self._mailbox = Mailbox()
         self._replies: dict[int, OnReply] = {}
         # By stream: number and frames of the newest prompt.
@@ -72,6 +76,8 @@ class IppClient:
         events = []
         while self._events:
             events.append(self._events.popleft())
+        with contextlib.suppress(IndexError):
+            events.append(self._image.popleft())
         return events
 
     def close(self) -> None:
@@ -136,7 +142,7 @@ class IppClient:
         # What is sent while nobody is there is dropped: all of it is sent anew after the welcome.
         dealer.immediate = 1
         dealer.reconnect_ivl, dealer.reconnect_ivl_max = 100, 500
-        dealer.maxmsgsize = ipp.MAX_BUFFER_BYTES
+        dealer.maxmsgsize = ipp.MAX_IMAGE_BYTES
         use_keys(dealer, self._keys)
         monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         try:
@@ -208,6 +214,9 @@ class IppClient:
             self._prompt_answered(message)
         elif message.type == "volume_mask":
             self._put(MaskReceived(message, _mask_of(message)))
+        elif message.type == "stream_image":
+            self._image.append(ImageReceived(message, *decode_image(message)))
+            self._wake_reader()
         else:
             self._replied(message)
 

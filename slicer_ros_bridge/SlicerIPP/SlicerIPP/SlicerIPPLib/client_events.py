@@ -55,6 +55,15 @@ class MaskReceived(ClientEvent):
     mask: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class ImageReceived(ClientEvent):
+    """An image of the live stream. pixels: (H, W) or (H, W, 3) RGB, uint8. labels: (H, W) uint8."""
+
+    message: ipp.Message
+    pixels: np.ndarray
+    labels: np.ndarray
+
+
 @dataclass(frozen=True)
 class ReplyReceived(ClientEvent):
     """The reply to a request, or an `error` when the bridge was lost before it answered."""

@@ -28,6 +28,9 @@ _NOT_RUNNING = _("Nothing is running.")
 _NO_VIEW = _("There is no {view} slice view; choose a layout that has it.")
 _NO_SEGMENT = _("Segment the shown slice first.")
 _NO_ROI = _("Place a 3-D ROI first.")
+_STREAM = _("That is for volumes: a live stream is followed by itself. Choose a volume.")
+_STREAMING = _("The live stream is shown already.")
+_NOT_STREAMING = _("No live stream is shown.")
 _NOT_SWEEPING = _("Nothing is being embedded.")
 _NO_UNDO = _("There is nothing to undo.")
 _NO_REDO = _("There is nothing to redo.")
@@ -45,7 +48,12 @@ def why_no_volume(parameters: Parameters) -> str:
 
 
 def why_no_load(parameters: Parameters, state: State) -> str:
-    return why_no_connection(state) or why_no_volume(parameters) or (_LOADING if state.is_loading else "")
+    return (
+        why_no_connection(state)
+        or why_no_volume(parameters)
+        or (_STREAM if state.is_stream(parameters.volume) else "")
+        or (_LOADING if state.is_loading else "")
+    )
 
 
 def why_no_inference(parameters: Parameters, state: State) -> str:
@@ -55,6 +63,13 @@ def why_no_inference(parameters: Parameters, state: State) -> str:
     if not state.has_loaded(parameters.volume):
         return _NOT_LOADED
     return "" if state.model else _NO_MODEL
+
+
+def why_no_prompt(parameters: Parameters, state: State, has_view: bool) -> str:
+    """Why what is marked cannot be sent."""
+    if state.is_stream(parameters.volume):
+        return why_no_connection(state) or why_no_volume(parameters) or ("" if state.model else _NO_MODEL)
+    return why_no_inference(parameters, state) or why_no_view(parameters, has_view)
 
 
 def why_no_view(parameters: Parameters, has_view: bool) -> str:
@@ -92,6 +107,7 @@ def reasons(parameters: Parameters, state: State, has_view: bool) -> dict[str, s
     propagate, roi, automatic = (
         why_no_run(parameters, state, has_view, task) for task in ("propagate", "box", "automatic")
     )
+    stream = _STREAM if state.is_stream(parameters.volume) else ""
     is_disconnected = state.bridge == BridgeState.DISCONNECTED
     return {
         "connect": "" if is_disconnected else _CONNECTED,
@@ -99,14 +115,16 @@ def reasons(parameters: Parameters, state: State, has_view: bool) -> dict[str, s
         "test": "",
         "model": connection,
         "load": why_no_load(parameters, state),
-        "window": connection or why_no_volume(parameters),
+        "window": connection or why_no_volume(parameters) or stream,
+        "start_stream": connection or (_STREAMING if state.stream else ""),
+        "stop_stream": "" if state.stream else _NOT_STREAMING,
         "positive": points,
         "negative": points,
         "box": box,
         "roi": box,
         "live": "",
-        "prompt": inference or view,
-        "freeze": why_no_volume(parameters) or view,
+        "prompt": why_no_prompt(parameters, state, has_view),
+        "freeze": why_no_volume(parameters) or stream or view,
         "propagate": propagate or why_no_segment(parameters),
         "segment_roi": roi or box or ("" if parameters.roi is not None else _NO_ROI),
         "everything": automatic,

@@ -36,6 +36,7 @@ class Events:
     model: Signal = field(default_factory=Signal)
     embedding: Signal = field(default_factory=Signal)
     latency: Signal = field(default_factory=Signal)
+    stream: Signal = field(default_factory=Signal)
     mask: Signal = field(default_factory=Signal)
     history: Signal = field(default_factory=Signal)
     segments: Signal = field(default_factory=Signal)

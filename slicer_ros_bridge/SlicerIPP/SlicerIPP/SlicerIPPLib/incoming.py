@@ -10,6 +10,7 @@ from samm_core import ipp
 
 from .client_events import (
     ClientEvent,
+    ImageReceived,
     MaskReceived,
     MessageReceived,
     ProblemFound,
@@ -23,6 +24,7 @@ from .log import Log
 from .masks import Masks
 from .runs import Runs
 from .state import EmbeddingProgress, Model, State
+from .stream import Stream
 from .volume import VolumeLoader
 
 
@@ -38,6 +40,7 @@ class Incoming:
         volume: VolumeLoader,
         masks: Masks,
         runs: Runs,
+        stream: Stream,
         marks_wait: Callable[[], None],
     ) -> None:
         """marks_wait: called when what is marked may be sent now, or should be once more."""
@@ -48,6 +51,7 @@ class Incoming:
         self._volume = volume
         self._masks = masks
         self._runs = runs
+        self._stream = stream
         self._marks_wait = marks_wait
         self._on_message = {
             "welcome": self._on_welcome,
@@ -66,6 +70,8 @@ class Incoming:
             self._runs.receive(event.message, event.mask)
         elif isinstance(event, MaskReceived):
             self._masks.receive(event.message, event.mask)
+        elif isinstance(event, ImageReceived):
+            self._stream.receive(event.message, event.pixels, event.labels)
         elif isinstance(event, MessageReceived):
             on_message = self._on_message.get(event.message.type)
             if on_message:

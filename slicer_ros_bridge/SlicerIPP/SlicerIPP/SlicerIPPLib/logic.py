@@ -28,6 +28,7 @@ from .prompts import INTERACTIVE, Prompts
 from .runs import Runs
 from .segments import Segments
 from .state import State
+from .stream import Stream
 from .view import Place, SliceNodes, shown_place
 from .volume import VolumeLoader
 
@@ -65,6 +66,9 @@ class SegmentationLogic:
             self.prompts,
             self.segments,
         )
+        self.stream = Stream(
+            scene, parameters, self.state, self.events, self._log, self.connection, self.segments
+        )
         self._incoming = Incoming(
             self.state,
             self.events,
@@ -73,6 +77,7 @@ class SegmentationLogic:
             self.volume,
             self.masks,
             self.runs,
+            self.stream,
             self._mark,
         )
         self._nodes = ChosenNodes(parameters, slice_nodes, self._mark)
@@ -92,6 +97,7 @@ class SegmentationLogic:
         self.connection.open(address, keys_folder)
 
     def disconnect(self) -> None:
+        self.stream.end()
         self.connection.disconnect()
         self.runs.end()
 
@@ -123,7 +129,7 @@ class SegmentationLogic:
             self._is_dirty = False
             self.volume.follow_window()
             if self.parameters.live and self.state.is_connected:
-                self.prompt()
+                self._prompt(again=False)
 
     # What is observed.
 
@@ -144,6 +150,17 @@ class SegmentationLogic:
         """Send the chosen volume to the graph, unless the graph has it; its window is followed from then on."""
         self.volume.load()
 
+    def start_stream(self) -> None:
+        """Show the graph's live stream, and what is followed in it, from its next image on."""
+        if why := self.reasons()["start_stream"]:
+            self._log.warn(why)
+        else:
+            self.stream.start()
+
+    def stop_stream(self) -> None:
+        """Show no further images; what is shown stays."""
+        self.stream.end()
+
     def apply_window_preset(self, name: str) -> None:
         """Set the volume's display to a preset of the graph; the graph follows."""
         self.volume.show_window(*self.state.window_presets[name])
@@ -160,8 +177,12 @@ class SegmentationLogic:
 
     def prompt(self) -> None:
         """Send what is marked on the shown slice. The state's prompt_problem says what of it was not sent, and why."""
+        self._prompt(again=True)
+
+    def _prompt(self, again: bool) -> None:
+        """again: marks on a live stream too that were sent before."""
         try:
-            self.state.prompt_problem = self._send_marks()
+            self.state.prompt_problem = self._send_marks(again)
         except SammError as error:
             self.state.prompt_problem = str(error)
         self.events.controls.emit()
@@ -219,14 +240,20 @@ class SegmentationLogic:
 
     def _mark(self) -> None:
         """Something changed. However often until process_events runs, one prompt is sent."""
+        if self.stream.is_drawing:
+            # The next image of a stream is no change of what is marked.
+            return
         if not self._is_dirty:
             self._is_dirty = True
+            self.stream.marked()
             self.connection.wake()
 
-    def _send_marks(self) -> str:
+    def _send_marks(self, again: bool) -> str:
         """What of the marks was not sent, and why; empty when all were."""
         if why := self.reasons()["prompt"]:
             return why
+        if self.state.is_stream(self.parameters.volume):
+            return self.stream.send_marks(again)
         place = self.shown_place()
         if place.key in self.state.frozen:
             return _("The slice is frozen; thaw it to change its mask.")

@@ -29,6 +29,8 @@ CONTROLS = {
     "model": ("modelComboBox",),
     "load": ("loadButton",),
     "window": ("windowPresetComboBox",),
+    "start_stream": ("startStreamButton",),
+    "stop_stream": ("stopStreamButton",),
     "positive": ("positiveSelector", "positivePlaceWidget"),
     "negative": ("negativeSelector", "negativePlaceWidget"),
     "box": ("boxSelector", "boxButton"),
@@ -67,6 +69,7 @@ class Panel:
             (events.model, self._show_model),
             (events.embedding, self._show_embedding),
             (events.latency, self._show_latency),
+            (events.stream, self._show_stream),
             (events.mask, self.show_score),
             (events.segments, self.show_segments),
             (events.log, self._show_log),
@@ -136,6 +139,9 @@ class Panel:
                 getattr(self._ui, f"{task}Label").text = _("{milliseconds} ms").format(
                     milliseconds=milliseconds
                 )
+
+    def _show_stream(self) -> None:
+        self._ui.streamLabel.text = self._logic.state.stream_text
 
     def _show_log(self) -> None:
         self._ui.logTextEdit.setPlainText("\n".join(self._logic.state.log))

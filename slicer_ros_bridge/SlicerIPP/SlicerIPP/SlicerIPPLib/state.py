@@ -89,6 +89,8 @@ class State:
     prompt_problem: why what is marked was not sent or not applied, or was in part; empty without a problem.
     tasks: what the bridge does over many slices: names of ipp.TASKS; none: it is older than these.
     progress: slices done, and all slices, of the last run over many slices. is_running: it is under way.
+    stream: the live stream is wanted. stream_text: what is followed in it, a line each. stream_volume_id: of the node that shows
+    it; empty before its first image.
     frozen: keys of slices whose masks stay. dropped: masks that were not applied.
     """
 
@@ -109,6 +111,9 @@ class State:
     dropped: int = 0
     is_running: bool = False
     progress: tuple[int, int] = (0, 0)
+    stream: bool = False
+    stream_text: str = ""
+    stream_volume_id: str = ""
     can_undo: bool = False
     can_redo: bool = False
     log: list[str] = field(default_factory=list)
@@ -120,6 +125,10 @@ class State:
     @property
     def is_low_confidence(self) -> bool:
         return self.score is not None and self.score < LOW_CONFIDENCE
+
+    def is_stream(self, volume: slicer.vtkMRMLVolumeNode | None) -> bool:
+        """Whether this volume shows the live stream."""
+        return self.stream and volume is not None and volume.GetID() == self.stream_volume_id
 
     def has_loaded(self, volume: slicer.vtkMRMLVolumeNode | None) -> bool:
         """Whether the graph has this volume, as it was sent from here."""

@@ -3,7 +3,7 @@
 """The bridge's side of IPP/2: calls each message's handler, and tells the clients what changes in the graph.
 
 `handlers` is the whole dispatch: message type → method. clients.py knows who is connected; volume_messages.py,
-prompt_messages.py, task_messages.py and segmentation_messages.py do what takes more than a line.
+prompt_messages.py, task_messages.py, segmentation_messages.py and stream_messages.py do what takes more than a line.
 
 Which thread calls what:
 
@@ -13,11 +13,14 @@ Which thread calls what:
   service_calls.py convert there what came, and post it to the doors' thread. The diagnostics read `names` there.
 - The worker's thread (worker.py) reads, checks and writes volumes' files, and posts how that ended. Chunks are the
   exception: `chunk` appends its at most 4 MiB on the doors' thread.
+- The stream's worker reads the images of a live stream and writes them for the wire. While somebody watches the stream,
+  each of its subscriptions has a thread too (live_stream.py), which posts what has come whole.
 - Two threads of the sockets' own touch nothing here: the one that answers HTTP (front.py) and, with keys, pyzmq's that
   looks for allowed clients (curve.py).
 
-To post is to append to a deque and to wake the doors' thread; it never waits. The one lock is ServiceCalls': the
-executor's and the doors' thread share its lists of calls. It is held for these alone, and no other is taken under it.
+To post is to append to a deque and to wake the doors' thread; it never waits. There are two locks. ServiceCalls' is for
+the lists of calls, which the executor's and the doors' thread share; LiveStream's for what its threads put together. Each
+is held for that alone, and no other is taken under it.
 
 Knows neither ROS nor sockets.
 """
@@ -43,6 +46,7 @@ from ...worker import Worker
 from .clients import Send, SlicerClient, SlicerClients
 from .prompt_messages import PromptMessages
 from .segmentation_messages import SegmentationMessages
+from .stream_messages import StreamMessages
 from .task_messages import TaskMessages
 from .volume_messages import VolumeMessages
 
@@ -56,7 +60,7 @@ logger = logging.getLogger(__name__)
 class IppServer(GraphListener):
     """Serves any number of Slicers; all calls on the doors' thread.
 
-    save_folder: where `save` writes to. send: takes an identity and the frames for it. problem: gets the sentence of
+    save_folder: where `save` writes to. stream_worker: of the live stream's images alone. send: takes an identity and the frames for it. problem: gets the sentence of
     each error that a client is told.
     """
 
@@ -66,6 +70,7 @@ class IppServer(GraphListener):
         store: VolumeStore,
         save_folder: Path,
         worker: Worker,
+        stream_worker: Worker,
         send: Send,
         problem: Callable[[str], None],
     ) -> None:
@@ -75,6 +80,7 @@ class IppServer(GraphListener):
         self._prompts = PromptMessages(graph, self._clients)
         self._tasks = TaskMessages(graph)
         self._segmentation = SegmentationMessages(graph, save_folder)
+        self._stream = StreamMessages(graph, stream_worker, problem)
         # All types but hello, which alone may come from somebody unknown.
         self.handlers: dict[str, Handler] = {
             "ping": self._on_ping,
@@ -85,6 +91,11 @@ class IppServer(GraphListener):
             "applied": self._prompts.on_applied,
             "segment_volume": self._tasks.on_segment_volume,
             "cancel_volume": self._tasks.on_cancel_volume,
+            "stream": self._stream.on_stream,
+            "image_taken": self._stream.on_image_taken,
+            "track_prompt": self._stream.on_track_prompt,
+            "track_rename": self._stream.on_track_rename,
+            "track_remove": self._stream.on_track_remove,
             "undo": self._segmentation.on_undo,
             "redo": self._segmentation.on_redo,
             "save": self._segmentation.on_save,
@@ -122,6 +133,7 @@ class IppServer(GraphListener):
         """Ends what waited too long; call some times a second."""
         self._clients.drop_silent()
         self._volumes.tick()
+        self._stream.tick()
 
     # What a Slicer says.
 
@@ -131,8 +143,9 @@ class IppServer(GraphListener):
                 f"This bridge speaks IPP/{ipp.VERSION}, not IPP/{message['version']}; install the Slicer-IPP of the same release."
             )
         client = self._clients.hello(identity, message["client"])
-        # It says hello again because it lost the connection, and with it its task.
+        # It says hello again because it lost the connection, and with it its task and the stream.
         self._tasks.end_for(client)
+        self._stream.end_for(client)
         client.reply(
             message,
             "welcome",
@@ -160,6 +173,7 @@ class IppServer(GraphListener):
 
     def _on_left(self, client: SlicerClient) -> None:
         self._tasks.end_for(client)
+        self._stream.end_for(client)
         for stream in client.numbers:
             self._graph.forget(client.graph_name(stream))
 
