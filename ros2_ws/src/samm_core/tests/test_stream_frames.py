@@ -17,14 +17,15 @@ def frame(number: int, stamp_ns: int = 0, shape: tuple[int, ...] = (10, 10)) -> 
     return Frame(number, stamp_ns, 0, np.zeros(shape, np.uint8))
 
 
-def test_a_frame_is_found_by_its_stamp_and_the_newest_by_zero() -> None:
+def test_a_frame_is_found_by_its_stamp_or_near_it_and_the_newest_by_zero() -> None:
     ring = FrameRing()
     frames = [frame(i, i * 33 * MS) for i in range(1, 5)]
     for each in frames:
         ring.put(each)
     assert ring.at(66 * MS) is frames[1]
     assert ring.at(0) is frames[-1] is ring.newest
-    assert ring.at(67 * MS) is None
+    assert ring.at(70 * MS) is frames[1] and ring.at(95 * MS) is frames[2]
+    assert ring.at(400 * MS) is None
     assert ring.after(2) == frames[2:]
 
 
@@ -46,7 +47,7 @@ def test_stamps_that_go_back_begin_anew() -> None:
     ring = FrameRing()
     ring.put(frame(1, 900 * MS))
     ring.put(frame(2, 100 * MS))
-    assert ring.at(900 * MS) is None and ring.after(0) == [ring.newest]
+    assert ring.at(900 * MS) is None and ring.at(900 * MS + 1) is None and ring.after(0) == [ring.newest]
 
 
 def test_without_a_frame_there_is_none() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from samm_core.errors import FrameError
 from samm_core.sources.window import Window
 from samm_core.stream.play import open_player, played
-from samm_core.stream.view import AUTO, LOOKED_AT, Region, StreamView, parse_region, parse_window
+from samm_core.stream.view import AUTO, LONGEST, LOOKED_AT, Region, StreamView, parse_region, parse_window
 
 LIVE = Path(os.environ.get("SAMM_TEST_DATA", Path(__file__).parents[4] / "../shared/data")) / "live"
 needs_data = pytest.mark.skipif(
@@ -85,7 +85,7 @@ def test_what_is_of_another_size_than_the_images_is_refused() -> None:
     view.prepare(eight_bits(RAMP))
     with pytest.raises(FrameError, match="for an image of 5 x 5 pixels, but the stream's have now 30 x 20"):
         view.mask_to_image(np.zeros((10, 10), bool), (5, 5))
-    with pytest.raises(FrameError, match="8 x 9 pixels, but the region is now 10 x 10"):
+    with pytest.raises(FrameError, match="8 x 9 pixels, but the region's has now 10 x 10"):
         view.mask_to_image(np.zeros((9, 8), bool), (20, 30))
 
 
@@ -252,3 +252,21 @@ def test_a_window_is_read() -> None:
     for text in ("5,5", "a,b", "1", "nan,2", "1,inf"):
         with pytest.raises(FrameError, match="is none; give"):
             parse_window(text)
+
+
+@pytest.mark.parametrize("flip_x", [False, True])
+def test_a_large_image_is_worked_on_smaller_and_its_masks_come_back_in_its_own_pixels(flip_x: bool) -> None:
+    image = np.zeros((1080, 1920), np.uint8)
+    image[500:600, 300:500] = 255
+    view = StreamView(Region(10, 20, 1800, 1000), flip_x=flip_x)
+    prepared = view.prepare(image)
+    assert prepared.shape == (569, LONGEST)
+    back = view.mask_to_image(prepared > 127, image.shape)
+    assert (back ^ (image > 0)).sum() < 0.02 * (image > 0).sum()
+    corners = np.array([[300.0, 500.0], [499.0, 599.0]])
+    assert np.allclose(view.to_image(view.to_view(corners)), corners)
+    rows, columns = np.nonzero(prepared > 127)
+    seen = view.to_image(np.array([[columns.min(), rows.min()], [columns.max(), rows.max()]]))
+    assert np.abs(np.sort(seen, axis=0) - corners).max() < 2
+    labels = view.mask_to_image((prepared > 127).astype(np.uint8) * 7, image.shape)
+    assert set(np.unique(labels)) == {0, 7}

@@ -345,6 +345,7 @@ class EmbeddingEngine:
             self._asked = True
         try:
             if future.set_running_or_notify_cancel():
+                model = model.in_background()
                 future.set_result(EncodedSlice(model.encode([image])[0], model))
         except Exception as error:  # the thread must outlive whatever one image does
             logger.exception("Embedding an image failed")

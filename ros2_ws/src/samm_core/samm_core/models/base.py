@@ -248,6 +248,13 @@ class SegmentationModel(ABC):
         ahead: nobody waits for them; where it can, the model then leaves the processor to other work.
         """
 
+    def in_background(self) -> SegmentationModel:
+        """This model for work that goes on all the time, such as a live stream's: where it can, other work goes before it.
+
+        Its embeddings are this model's.
+        """
+        return self
+
     def decode(self, embedding: Embedding, prompt: PixelPrompt) -> MaskResult:
         """The mask of `prompt` on the encoded slice. Raises PromptError, as check_prompt does."""
         return self.decode_all(embedding, [prompt])[0]

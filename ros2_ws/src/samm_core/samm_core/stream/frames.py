@@ -16,6 +16,7 @@ import numpy as np
 FLOW_SIDE = 256
 # A prompt that was made on an older frame cannot be carried to the newest one.
 KEPT_NS = 5_000_000_000
+NEAR_NS = 100_000_000
 KEPT_BYTES = 256 * 1024**2
 
 
@@ -86,10 +87,17 @@ class FrameRing:
             return self._frames[-1] if self._frames else None
 
     def at(self, stamp_ns: int) -> Frame | None:
-        """The frame with this very stamp, the newest of several; 0: the newest of all. None: it is not kept."""
+        """The frame with this stamp, the newest of several; 0: the newest of all. None: it is not kept.
+
+        An image that was dropped for a newer one has no frame: the nearest counts, up to NEAR_NS away.
+        """
         with self._lock:
-            frames = reversed(self._frames)
-            return next((each for each in frames if stamp_ns in (0, each.stamp_ns)), None)
+            if not self._frames:
+                return None
+            if not stamp_ns:
+                return self._frames[-1]
+            nearest = min(reversed(self._frames), key=lambda each: abs(each.stamp_ns - stamp_ns))
+            return nearest if abs(nearest.stamp_ns - stamp_ns) <= NEAR_NS else None
 
     def after(self, number: int) -> list[Frame]:
         """The frames that came after the one of this number, the oldest first."""

@@ -21,6 +21,8 @@ AUTO = "auto"
 WHOLE_IMAGE = "whole"
 # The area of a picture is looked for in this many images: speckle and a moving scene leave parts of each one black.
 LOOKED_AT = 8
+# The longer side of what is worked on, in pixels: no model takes more, and a film's images then fit into memory.
+LONGEST = 1024
 # Of 255: what is brighter, on the average of some pixels, is no black; one alone may be a camera's noise.
 _BLACK = 12
 # Of the shorter side: those pixels; thinner things, such as text, are no picture; narrower gaps in one belong to it.
@@ -82,6 +84,8 @@ def parse_window(text: str) -> Window | None:
 
 class StreamView:
     """What is made of each image of one stream before it is worked on; images of another size begin anew.
+
+    What is larger than LONGEST pixels is made smaller.
 
     region: what is kept; None: the whole image; "auto": the picture that lies in it, such as the fan of an ultrasound probe
     or the circle of an endoscope, is looked for in the first LOOKED_AT images, which are shown whole. What lies outside the
@@ -154,18 +158,20 @@ class StreamView:
         if self._outside is not None:
             kept = kept.copy() if np.may_share_memory(kept, array) else kept
             kept[self._outside] = 0
-        return np.ascontiguousarray(self._mirrored(kept))
+        return self._scaled(self._mirrored(kept))
 
     def to_view(self, points_xy: np.ndarray) -> np.ndarray:
         """(N, 2) points of the image as it came, as points of what `prepare` makes of it: float64, maybe outside it."""
         region = self._require_region()
         points = np.array(points_xy, float).reshape(-1, 2) - (region.x, region.y)
-        return self._flipped(points, region)
+        # Pixels reach half a pixel around their centres.
+        return (self._flipped(points, region) + 0.5) * self._scale(region) - 0.5
 
     def to_image(self, points_xy: np.ndarray) -> np.ndarray:
         """(N, 2) points of what `prepare` makes, as points of the image as it came: float64."""
         region = self._require_region()
-        return self._flipped(np.array(points_xy, float).reshape(-1, 2), region) + (region.x, region.y)
+        points = (np.array(points_xy, float).reshape(-1, 2) + 0.5) / self._scale(region) - 0.5
+        return self._flipped(points, region) + (region.x, region.y)
 
     def mask_to_image(self, mask: np.ndarray, image_shape: tuple[int, int]) -> np.ndarray:
         """A mask or label map (h, w) of what `prepare` makes, in an image of the (rows, columns) as it came; else 0.
@@ -179,17 +185,29 @@ class StreamView:
                 f"The mask is for an image of {columns} x {rows} pixels, but the stream's have now "
                 f"{self._shape[1]} x {self._shape[0]}; mark a newer one."
             )
-        if mask.shape != (region.height, region.width):
+        columns, rows = _size(region)
+        if mask.shape != (rows, columns):
             raise FrameError(
-                f"The mask has {mask.shape[1]} x {mask.shape[0]} pixels, but the region is now {region.width} x "
-                f"{region.height}; mark a newer image."
+                f"The mask has {mask.shape[1]} x {mask.shape[0]} pixels, but the region's has now {columns} x {rows}; mark a "
+                "newer image."
             )
-        mask = self._mirrored(mask)
+        mask = self._mirrored(_enlarged(mask, region))
         if mask.shape == self._shape:
             return np.ascontiguousarray(mask)
         whole = np.zeros(self._shape, mask.dtype)
         whole[region.y : region.y + region.height, region.x : region.x + region.width] = mask
         return whole
+
+    @staticmethod
+    def _scale(region: Region) -> np.ndarray:
+        """(2,) of x and y: pixels of what is worked on, of one of the region."""
+        return np.divide(_size(region), (region.width, region.height))
+
+    def _scaled(self, kept: np.ndarray) -> np.ndarray:
+        size = _size(self._region)
+        if size == kept.shape[1::-1]:
+            return np.ascontiguousarray(kept)
+        return cv2.resize(kept, size, interpolation=cv2.INTER_AREA)
 
     def _require_region(self) -> Region:
         if self._region is None:
@@ -243,6 +261,22 @@ class StreamView:
             return
         self._region, self._outside, self.found = _find_picture(self._brightest)
         self._brightest = None
+
+
+def _size(region: Region) -> tuple[int, int]:
+    """Columns and rows of what is worked on."""
+    scale = min(1.0, LONGEST / max(region.width, region.height))
+    return max(1, round(region.width * scale)), max(1, round(region.height * scale))
+
+
+def _enlarged(mask: np.ndarray, region: Region) -> np.ndarray:
+    """A mask or label map of what is worked on, in the region's own pixels."""
+    size = region.width, region.height
+    if size == mask.shape[1::-1]:
+        return mask
+    if mask.dtype == bool:
+        return cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_LINEAR) > 127
+    return cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def _one_field(array: np.ndarray) -> np.ndarray:

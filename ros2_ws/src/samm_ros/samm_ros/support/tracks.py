@@ -77,10 +77,13 @@ def track_to_msg(tracked: Tracked, mask: np.ndarray | None) -> Track:
         cycle=tracked.cycle,
         error=tracked.error,
     )
-    moments = None if mask is None else cv2.moments(mask.view(np.uint8), binaryImage=True)
-    if moments and moments["m00"]:
-        x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+    x, y, width, height = (0, 0, 0, 0) if mask is None else cv2.boundingRect(mask.view(np.uint8))
+    if width:
+        # Of the box alone: of a whole image they take a millisecond.
+        inside = mask[y : y + height, x : x + width].view(np.uint8)
+        moments = cv2.moments(np.ascontiguousarray(inside), binaryImage=True)
         message.area = int(moments["m00"])
         message.box_xyxy = np.array([x, y, x + width - 1, y + height - 1], np.float32)
-        message.centre_xy = np.array([moments["m10"], moments["m01"]], np.float32) / moments["m00"]
+        centre = np.array([moments["m10"], moments["m01"]]) / moments["m00"] + (x, y)
+        message.centre_xy = centre.astype(np.float32)
     return message

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import os
 import threading
@@ -32,6 +33,10 @@ from .export_store import REFERENCE_FILE, encoder_digest, exports_of_same_encode
 
 # The name of each precision, in OpenVINO and among the capabilities that it reports.
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+# Of Unix's niceness.
+_BEHIND = 10
 
 
 class OpenVinoModel(SegmentationModel):
@@ -62,7 +67,12 @@ class OpenVinoModel(SegmentationModel):
         self._precision = precision
         self._core = openvino.Core()
         self._ahead: _Pool | None = None
-        self._ahead_lock = threading.Lock()
+        self._background: OpenVinoModel | None = None
+        self._later = threading.Lock()
+        self._compile_all()
+
+    def _compile_all(self) -> None:
+        export, processor = self.export, self.processor
         separate = "points" if (export / "points.xml").is_file() else "decoder"
         with ThreadPoolExecutor(self._cores) as compiling:
             encoder = compiling.submit(self._compile_encoder, self._cores, 1)
@@ -112,13 +122,28 @@ class OpenVinoModel(SegmentationModel):
         return Embedding({FEATURES: features}, original_size, self.processor.input_size(original_size))
 
     def _ahead_encoder(self) -> _Pool:
-        with self._ahead_lock:
+        with self._later:
             if self._ahead is None:
                 # OpenVINO's threads inherit the policy of the thread that compiles. Python's own threads keep theirs: they
                 # hold its lock now and then.
                 with ThreadPoolExecutor(1, initializer=_run_when_idle) as compiling:
                     self._ahead = compiling.submit(self._compile_encoder, 1, self._cores).result()
             return self._ahead
+
+    def in_background(self) -> OpenVinoModel:
+        with self._later:
+            if self._background is None:
+                with ThreadPoolExecutor(1, initializer=_run_behind_others) as compiling:
+                    self._background = compiling.submit(self._again).result()
+        return self._background
+
+    def _again(self) -> OpenVinoModel:
+        """This model, compiled anew: its threads have the priority of the one that calls."""
+        again = copy.copy(self)
+        again._cores = 1
+        again._ahead, again._background, again._later = None, again, threading.Lock()
+        again._compile_all()
+        return again
 
     def _compile_encoder(self, threads: int, streams: int) -> _Pool:
         return _Pool(self._compile(self.export / "encoder.xml", self._precision, threads, streams), streams)
@@ -205,6 +230,12 @@ def _run_when_idle() -> None:
     """Run this thread, and those that it starts, only when no other thread needs the processor (Linux)."""
     with contextlib.suppress(OSError, AttributeError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def _run_behind_others() -> None:
+    """Let this thread, and those that it starts, have a tenth of what another gets that needs the same processor (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BEHIND)
 
 
 def core_count() -> int:
