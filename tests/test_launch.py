@@ -243,7 +243,16 @@ class TestProcesses:
     def test_two_processes_are_composed_or_each_node_has_its_own(self) -> None:
         assert self.names() == ["samm_server", "samm_client", "slicer_bridge"]
         assert self.names(bridge="false") == ["samm_server", "samm_client"]
-        separate = ["apl_msk", "cpl_inf", "embedding", "rcv_inf", "rcv_msk", "slicer_bridge", "snd_inf", "world"]
+        separate = [
+            "apl_msk",
+            "cpl_inf",
+            "embedding",
+            "rcv_inf",
+            "rcv_msk",
+            "slicer_bridge",
+            "snd_inf",
+            "world",
+        ]
         assert sorted(self.names(composed="false")) == separate
 
     def test_every_executable_and_parameter_file_is_installed(self) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -22,8 +23,8 @@ import numpy as np
 
 from .frames import KEPT_NS, Frame
 
-# Frames that are skipped at most, where flow is computed later than its frames came.
-_STRIDE = 2
+# Where flow is computed later than its frames came, only each second of them is looked at, or fewer: at most so many.
+_STRIDE, _MOST_STEPS = 2, 24
 # DIS reads beyond pictures that are thinner; they are padded to it.
 _LEAST_SIDE = 64
 # Of pairs of pixels for a similarity, and how far one may lie from it, in pixels.
@@ -50,23 +51,28 @@ class Shown:
 class Motion:
     """The motion between the newest frames of one stream, all of one size. Not thread-safe.
 
-    kept_ns: how long frames are kept, by their own stamps.
+    kept_ns: how long frames are kept, by their own stamps. held: the number of a frame that is kept longer, with all that
+    came after it; None: none is.
     """
 
     kept_ns: int = KEPT_NS
+    held: int | None = None
     _frames: OrderedDict[int, Shown] = field(default_factory=OrderedDict)
     # By number, the frames that flow is kept up to, and the flow from the newest frame.
     _followed: dict[int, Shown] = field(default_factory=dict)
-    _flows: dict[int, np.ndarray] = field(default_factory=dict)
+    _flows: dict[int, Passage] = field(default_factory=dict)
 
     def put(self, frame: Frame) -> None:
         """Take the newest frame; its number is higher than all before, and its size theirs."""
         shown = Shown(frame.number, frame.stamp_ns, frame.small)
         self._frames[frame.number] = shown
         for number, base in self._followed.items():
-            self._flows[number] = flow(shown.small, base.small, self._flows[number])
-        while next(iter(self._frames.values())).stamp_ns < frame.stamp_ns - self.kept_ns:
-            self._frames.popitem(last=False)
+            back = flow(shown.small, base.small, self._flows[number].back)
+            self._flows[number] = Passage(base, shown, back)
+        while (oldest := next(iter(self._frames.values()))).stamp_ns < frame.stamp_ns - self.kept_ns:
+            if oldest.number == self.held:
+                break
+            del self._frames[oldest.number]
 
     @property
     def newest(self) -> Shown | None:
@@ -76,29 +82,28 @@ class Motion:
         """The frame of this number, while it is kept."""
         return self._followed.get(number) or self._frames.get(number)
 
-    def after(self, number: int) -> Shown | None:
-        """The first frame that came after the one of this number."""
-        return next((each for each in self._frames.values() if each.number > number), None)
+    def after(self, number: int) -> list[Shown]:
+        """The frames that came after the one of this number, the oldest first."""
+        return [each for each in self._frames.values() if each.number > number]
 
     def follow(self, numbers: set[int]) -> None:
         """Keep up the flow to these frames, for as long as they are followed, and to no others."""
         for number in set(self._followed) - numbers:
             del self._followed[number], self._flows[number]
         for number in numbers - set(self._followed):
-            base, back = self.shown(number), self.back(number)
-            if base is not None and back is not None:
-                self._followed[number], self._flows[number] = base, back
+            if passage := self.passage(number):
+                self.take_up(passage)
 
-    def take_up(self, base: Shown, back: np.ndarray) -> None:
-        """Follow a frame that need not be kept any more; back: the flow from the newest frame to it."""
-        self._followed[base.number], self._flows[base.number] = base, back
+    def take_up(self, passage: Passage) -> None:
+        """Follow a frame that need not be kept any more; passage: from it to the newest frame."""
+        self._followed[passage.older.number], self._flows[passage.older.number] = passage.older, passage
 
-    def flows(self) -> dict[int, np.ndarray]:
-        """By the number of each frame that is followed, the flow from the newest frame to it."""
+    def passages(self) -> dict[int, Passage]:
+        """By the number of each frame that is followed, the passage from it to the newest frame."""
         return dict(self._flows)
 
-    def back(self, older: int, newer: int | None = None) -> np.ndarray | None:
-        """The flow from the frame `newer` (None: the newest) to the frame `older`.
+    def passage(self, older: int, newer: int | None = None) -> Passage | None:
+        """From the frame `older` to the frame `newer`; None: the newest.
 
         None where one of them is not kept, or `older` is the newer one.
         """
@@ -111,17 +116,27 @@ class Motion:
         base, last = self.shown(older), self.shown(newer)
         if base is None or last is None or older > newer:
             return None
-        total = still(base.small)
-        later = [each for each in self._frames.values() if older < each.number <= newer]
-        # Counted from the end, so that the last one is among them.
-        for shown in later[::-1][::_STRIDE][::-1]:
-            total = flow(shown.small, base.small, total)
-        return total
+        back = through([each for each in self.after(older) if each.number <= newer], base)
+        return Passage(base, last, back)
 
     def clear(self) -> None:
         self._frames.clear()
+        self.held = None
         self._followed.clear()
         self._flows.clear()
+
+
+def through(later: Sequence[Shown], base: Shown, start: np.ndarray | None = None) -> np.ndarray:
+    """The flow from the last of several frames, the oldest first, to one before them all.
+
+    start: the flow from the frame before them, where that is not `base` itself.
+    """
+    total = still(base.small) if start is None else start
+    stride = max(_STRIDE, -(-len(later) // _MOST_STEPS))
+    # Counted from the end, so that the last one is among them.
+    for shown in later[::-1][::stride][::-1]:
+        total = flow(shown.small, base.small, total)
+    return total
 
 
 _local = threading.local()
@@ -149,43 +164,50 @@ def still(picture: np.ndarray) -> np.ndarray:
     return np.zeros((*picture.shape[:2], 2), np.float32)
 
 
-def brought(picture: np.ndarray, back: np.ndarray) -> np.ndarray:
-    """A picture of the older frame, (h, w) uint8 or float32, as it lies on the newer one; 0 where it was out of view."""
-    x, y = _identity(*picture.shape[:2])
-    return cv2.remap(
-        picture, x + back[..., 0], y + back[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
-    )
+@dataclass(frozen=True, eq=False)
+class Passage:
+    """From one frame to a later one, by the flow back. What all objects share is computed once."""
 
+    older: Shown
+    newer: Shown
+    back: np.ndarray
 
-def likeness(older: Shown, newer: Shown, back: np.ndarray, soft: np.ndarray) -> float:
-    """How alike an object looks on two frames, −1 to 1: the correlation of both pictures in and around its mask.
+    @cached_property
+    def _maps(self) -> tuple[np.ndarray, np.ndarray]:
+        x, y = _identity(*self.back.shape[:2])
+        # Fixed point: to 1/32 of a pixel, and twice as fast.
+        return cv2.convertMaps(x + self.back[..., 0], y + self.back[..., 1], cv2.CV_16SC2)
 
-    back: flow. soft: the mask as it lies on the newer frame, (h, w) uint8. Brightness and contrast make no difference.
-    """
-    where = cv2.boundingRect((soft > 127).astype(np.uint8))
-    if not where[2]:
-        return -1.0
-    x0, y0 = max(where[0] - _AROUND_PX, 0), max(where[1] - _AROUND_PX, 0)
-    window = slice(y0, where[1] + where[3] + _AROUND_PX), slice(x0, where[0] + where[2] + _AROUND_PX)
-    near = cv2.dilate(soft[window], _DISC) > 127
-    x, y = _identity(*soft.shape)
-    before = cv2.remap(
-        older.smooth,
-        x[window] + back[window][..., 0],
-        y[window] + back[window][..., 1],
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT,
-    )[near]
-    now = newer.smooth[window][near]
-    before, now = before - before.mean(), now - now.mean()
-    return float(before @ now) / max(float(np.sqrt((before @ before) * (now @ now))), 1e-6)
+    @cached_property
+    def _before(self) -> np.ndarray:
+        """What the older frame showed, as it lies on the newer one, (h, w) float32."""
+        return self.brought(self.older.smooth)
+
+    def brought(self, picture: np.ndarray) -> np.ndarray:
+        """A picture of the older frame, (h, w) uint8 or float32, as it lies on the newer one; 0 where it was out of view."""
+        return cv2.remap(picture, *self._maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+
+    def likeness(self, soft: np.ndarray) -> float:
+        """How alike an object looks on both frames, −1 to 1: their correlation in and around its mask.
+
+        soft: the mask as it lies on the newer frame, (h, w) uint8. Brightness and contrast make no difference.
+        """
+        x, y, width, height = cv2.boundingRect((soft > 127).astype(np.uint8))
+        if not width:
+            return -1.0
+        x0, y0 = max(x - _AROUND_PX, 0), max(y - _AROUND_PX, 0)
+        window = slice(y0, y + height + _AROUND_PX), slice(x0, x + width + _AROUND_PX)
+        near = cv2.dilate(soft[window], _DISC) > 127
+        before, now = self._before[window][near], self.newer.smooth[window][near]
+        before, now = before - before.mean(), now - now.mean()
+        return float(before @ now) / max(float(np.sqrt((before @ before) * (now @ now))), 1e-6)
 
 
 _DISC = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _AROUND_PX + 1, 2 * _AROUND_PX + 1))
 
 
-def sought(older: Shown, soft: np.ndarray, newer: Shown) -> np.ndarray | None:
-    """The flow to a frame long ago, on which an object's mask is `soft`, (h, w) uint8: where it looks most alike now.
+def sought(older: Shown, soft: np.ndarray, newer: Shown) -> Passage | None:
+    """From a frame long ago, on which an object's mask is `soft`, (h, w) uint8, to where it looks most alike now.
 
     None for frames of two sizes, and for an empty mask. Whether it is there at all, likeness tells.
     """
@@ -200,7 +222,7 @@ def sought(older: Shown, soft: np.ndarray, newer: Shown) -> np.ndarray | None:
     _, _, _, (px, py) = cv2.minMaxLoc(cv2.matchTemplate(picture, patch, cv2.TM_CCOEFF_NORMED))
     start = still(newer.small)
     start[..., 0], start[..., 1] = x0 - (px - beyond_x), y0 - (py - beyond_y)
-    return flow(newer.small, older.small, start)
+    return Passage(older, newer, flow(newer.small, older.small, start))
 
 
 _identities: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
@@ -216,12 +238,17 @@ def _identity(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
     return _identities[rows, columns]
 
 
+def _looked_up(picture: np.ndarray, back: np.ndarray) -> np.ndarray:
+    x, y = _identity(*picture.shape[:2])
+    return cv2.remap(picture, x + back[..., 0], y + back[..., 1], cv2.INTER_NEAREST)
+
+
 def similarity(back: np.ndarray, where: np.ndarray, older: bool = True) -> np.ndarray | None:
     """The turn, zoom and shift that takes a region from the older frame to the newer one, by RANSAC: (2, 3) float64.
 
     where: (h, w) bool, the region; on the older frame, or (older=False) on the newer one. None: it is too small.
     """
-    chosen = brought(where.astype(np.uint8), back) > 0 if older else where
+    chosen = _looked_up(where.astype(np.uint8), back) > 0 if older else where
     places = np.flatnonzero(chosen)
     if len(places) < _LEAST_PAIRS:
         return None

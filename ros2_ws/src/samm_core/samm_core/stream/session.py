@@ -92,12 +92,13 @@ class StreamSession:
         """
         with self._lock:
             pixels = self.view.prepare(image)
-            if cause := self._break(image, pixels, stamp_ns):
+            if cause := self._break(image, pixels, stamp_ns or received_ns):
                 self.tracker.lose_all(cause)
                 self._ring.clear()
             self._kind = image.shape, image.dtype
             self._count += 1
-            frame = Frame(self._count, stamp_ns, received_ns, pixels)
+            # Without a stamp, the time of arrival is the best there is.
+            frame = Frame(self._count, stamp_ns or received_ns, received_ns, pixels)
             self._ring.put(frame)
         return Followed(frame, image.shape[:2], self.tracker.step(frame))
 

@@ -19,15 +19,18 @@ import numpy as np
 
 from ..errors import PromptError
 from ..prompts import PixelPrompt, segment_name_error
-from .flow import Motion, Shown, brought, likeness, similarity
+from .flow import Motion, Passage, Shown, similarity, sought, through
 from .frames import KEPT_NS, Frame
 
 MAX_OBJECTS = 32
 # Where noise is that strong, likeness says nothing any more.
 _LEAST_USUAL = 0.5
+# What is usual falls no faster from keyframe to keyframe.
+_USUAL_FALL = 0.9
 # Around a mark, in pixels of the small frame: what moves with it.
 _NEAR_PX = 4
 _UNLIKE = "It does not look as it did."
+_UNSEEN = "The model has not seen it for too long."
 _FOUND = "It was found again, and the model has not confirmed it yet."
 
 
@@ -44,24 +47,30 @@ class State(IntEnum):
 class TrackerSettings:
     """The limits of the states. Seconds are of the frames' stamps; areas are shares of the last accepted mask's.
 
-    Likeness is that of an object on two frames (see flow.likeness), as a share of what it usually is a frame later: noise
+    Likeness is that of an object on two frames (see Passage.likeness), as a share of what it usually is a frame later: noise
     makes it less than 1.
 
+    same_likeness: from which the mask of an earlier keyframe goes on being carried, once the model has confirmed it: each
+        new mask would be a little less like what the user marked.
     sure_likeness, least_likeness: below the first an object is uncertain. Below the second it is lost after gone_s.
     sure_agreement, least_agreement: Dice of a keyframe's mask with the one carried there, from which it is accepted: the
         first where its likeness is not sure, or where it was found again.
     least_area, most_area: beyond which it has left the view, or is something else. least_found_area, most_found_area:
         within which it is found again.
     gone_s, uncertain_s: for how long it is drawn where it is not like itself, and where its likeness is not sure.
-    stale_s: it is lost where no keyframe has been accepted for so long. seek_again_s: it is sought again so long after the
+    stale_s: it is lost where no keyframe has been accepted for so long. blind_s: where none was answered at all, as the computer
+        is busy; it is uncertain from stale_s on. seek_again_s: it is sought again so long after the
         model has not confirmed that it was found.
+    keyframe_s: between keyframes that nobody asked for, at least. A mask that is renewed at every frame follows what slowly
+        takes its object's place: where a GPU did so, 5 % of what was shown as TRACKING was false.
     kept_s: how old a marked frame may be.
     """
 
+    same_likeness: float = 0.95
     sure_likeness: float = 0.8
     least_likeness: float = 0.65
-    sure_agreement: float = 0.75
-    least_agreement: float = 0.6
+    sure_agreement: float = 0.8
+    least_agreement: float = 0.75
     least_area: float = 0.2
     most_area: float = 3.0
     least_found_area: float = 0.6
@@ -69,7 +78,9 @@ class TrackerSettings:
     gone_s: float = 0.15
     uncertain_s: float = 1.0
     stale_s: float = 4.0
+    blind_s: float = 20.0
     seek_again_s: float = 2.0
+    keyframe_s: float = 0.5
     kept_s: float = KEPT_NS / 1e9
 
 
@@ -77,6 +88,7 @@ class TrackerSettings:
 class Tracked:
     """One object at one frame; Track.msg describes the fields.
 
+    encoded: the model saw this very frame. age_s: since the last frame that it saw and confirmed.
     mask: (H, W) bool of the frame's size; None where there is none yet, and where the object is lost.
     """
 
@@ -106,12 +118,12 @@ class KeyframeJob:
 class Memory:
     """What an object looked like on one keyframe.
 
-    soft: its mask on the small frame, (h, w) uint8, 255 inside. usual: its likeness a frame later.
+    soft: its mask on the small frame, (h, w) uint8, 255 inside. usual: its likeness a frame later; None: not known yet.
     """
 
     shown: Shown
     soft: np.ndarray
-    usual: float
+    usual: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +131,8 @@ class Target:
     """One object, as a keyframe looks for it.
 
     prompt: the user's, in pixels of the keyframe; None where it is answered already. moved: whether it was made on another
-        frame, and moved here by flow. revision: of the object's prompts, so that an answer to an older one is known.
+        frame, and moved here by flow. revision: the number of the object's newest mark, of all marks: its answer goes to none
+        other, whatever the object is named by then.
     expected: without a prompt, the mask as flow carries it to the keyframe, (H, W) bool. likeness: of the object there.
     """
 
@@ -162,6 +175,24 @@ class _Base:
         return self.memory.shown.stamp_ns
 
 
+@dataclass(frozen=True, eq=False)
+class _Keyframe:
+    """A keyframe that is answered, and the passage to the frame after it; None: there was none yet."""
+
+    shown: Shown
+    next: Passage | None
+
+    def usual(self, soft: np.ndarray, former: float | None) -> float | None:
+        """The likeness of an object, whose mask is `soft`, (h, w) uint8, with itself on the next frame.
+
+        former: what it was before. Noise hardly changes: where it is much less now, the object moves too fast to tell.
+        """
+        if self.next is None:
+            return former
+        now = self.next.likeness(self.next.brought(soft))
+        return max(now, _LEAST_USUAL, _USUAL_FALL * (former or 0.0))
+
+
 @dataclass(eq=False)
 class _Object:
     name: str
@@ -187,6 +218,8 @@ class _Object:
     # When it was accepted or found last, and when it may be sought again: stamps.
     seen_ns: int = 0
     seek_ns: int = 0
+    # The last keyframe on which the model confirmed it.
+    seen: Shown | None = None
     # Since when it is not like itself, and since when that is not sure: stamps.
     unlike_ns: int | None = None
     unsure_ns: int | None = None
@@ -209,10 +242,11 @@ class Tracker:
         self._objects: dict[str, _Object] = {}
         self._newest: Frame | None = None
         self._job: KeyframeJob | None = None
-        # From the job's frame to the frames that were followed when it was chosen.
-        self._job_flows: dict[int, np.ndarray] = {}
-        self._jobs = 0
-        self._encoded = self._turn = 0
+        # To the job's frame from the frames that were followed when it was chosen.
+        self._job_passages: dict[int, Passage] = {}
+        self._jobs = self._marks = self._turn = 0
+        # The numbers of the newest frame, and of the last one that was a keyframe.
+        self._came = self._encoded = self._encoded_ns = 0
         self._lock = threading.RLock()
         self._listeners: list[Callable[[], None]] = []
 
@@ -238,7 +272,7 @@ class Tracker:
                 self.lose_all(f"The images have changed from {_size(former)} to {_size(frame)} pixels.")
             elif former and frame.stamp_ns < former.stamp_ns:
                 self.lose_all("The images' stamps went back.")
-            self._newest = frame
+            self._newest, self._came = frame, frame.number
             self._motion.put(frame)
             self._seek()
             tracks = self.tracks()
@@ -255,7 +289,7 @@ class Tracker:
     def prompt(
         self, name: str, prompt: PixelPrompt, frame: Frame, client_id: str = "", cycle: int = 0
     ) -> None:
-        """Mark a new object, or correct one, on a frame that `step` has had and that is still kept.
+        """Mark a new object, or correct one, on a frame that is still kept, or that `step` is about to have.
 
         Raises PromptError.
         """
@@ -264,7 +298,7 @@ class Tracker:
                 raise PromptError(error)
             if not name:
                 raise PromptError("The object has no name; give one.")
-            if self._motion.shown(frame.number) is None:
+            if self._is_past(frame):
                 raise PromptError("The marked image is no longer kept; mark a newer one.")
             rows, columns = frame.shape
             if outside := prompt.outside(rows, columns):
@@ -276,9 +310,8 @@ class Tracker:
                 marked = self._objects[name] = _Object(name, self._free_label())
             marked.prompt, marked.prompt_frame = prompt, frame
             marked.client_id, marked.cycle, marked.error = client_id, cycle, ""
-            if marked.base is None:
-                marked.state, marked.cause = State.PROMPTED, ""
-            marked.revision += 1
+            self._marks += 1
+            marked.revision = self._marks
         self._tell()
 
     def rename(self, old: str, new: str) -> None:
@@ -307,6 +340,7 @@ class Tracker:
         with self._lock:
             self._motion.clear()
             self._newest = self._job = None
+            self._job_passages, self._encoded_ns = {}, 0
             for each in self._objects.values():
                 self._lose(each, cause)
                 if each.prompt is not None:
@@ -324,16 +358,28 @@ class Tracker:
             if not any(each.base or each.prompt is not None for each in self._objects.values()):
                 return None
             frame = self._newest
+            for each in self._objects.values():
+                if each.prompt is not None and self._is_past(each.prompt_frame):
+                    each.prompt = each.prompt_frame = None
+                    each.error = "The marked image was no longer kept when it was its turn; mark a newer one."
             marked = [each.prompt_frame for each in self._objects.values() if each.prompt is not None]
-            marked = [each for each in marked if self._motion.shown(each.number)]
+            marked = [each for each in marked if each.number <= frame.number]
             if marked:
                 frame = max(marked, key=lambda each: each.number)
-            elif frame.number == self._encoded:
+            elif not self._is_time_for(frame):
                 return None
             self._jobs += 1
             self._job = KeyframeJob(self._jobs, frame)
-            self._job_flows = self._motion.flows() if frame is self._newest else {}
+            self._job_passages = self._motion.passages() if frame is self._newest else {}
+            self._motion.held = frame.number
             return self._job
+
+    def _is_time_for(self, frame: Frame) -> bool:
+        """Whether a frame is a keyframe that nobody asked for."""
+        if frame.number == self._encoded:
+            return False
+        waited = frame.stamp_ns - self._encoded_ns >= self.settings.keyframe_s * 1e9
+        return waited or any(each.found for each in self._objects.values())
 
     def targets(self, job: KeyframeJob) -> list[Target]:
         """What to look for on a job's frame, now that it is encoded; marks that came meanwhile are among it."""
@@ -347,37 +393,50 @@ class Tracker:
         with self._lock:
             if job is not self._job:
                 return
-            self._job, self._job_flows = None, {}
+            shown, later = self._motion.shown(job.frame.number), self._motion.after(job.frame.number)
+        # What takes long is done while frames go on coming: the flow from here to the frame where it begins.
+        wanted = bool(found) and shown is not None
+        back = through(later, shown) if wanted else None
+        following = Passage(shown, later[0], through(later[:1], shown)) if wanted and later else None
+        with self._lock:
+            if job is not self._job:
+                return
+            self._job, self._job_passages, self._motion.held = None, {}, None
             if error:
                 for each in self._objects.values():
                     if each.prompt is not None:
                         each.error = error
                 return
-            self._encoded = job.frame.number
-            shown = self._motion.shown(job.frame.number)
-            if shown is None:
+            self._encoded, self._encoded_ns = job.frame.number, job.frame.stamp_ns
+            if not wanted:
                 return
-            objects = {(each.name, each.revision): each for each in self._objects.values()}
+            newer = self._motion.after(later[-1].number if later else shown.number)
+            newest = newer[-1] if newer else later[-1] if later else shown
+            self._motion.take_up(Passage(shown, newest, through(newer, shown, back)))
+            keyframe = _Keyframe(shown, following)
+            objects = {each.revision: each for each in self._objects.values()}
             for each in found:
-                if known := objects.get((each.target.name, each.target.revision)):
-                    self._take(known, each, shown)
+                if known := objects.get(each.target.revision):
+                    self._take(known, each, keyframe)
             self._follow()
 
-    def _take(self, known: _Object, found: Found, shown: Shown) -> None:
+    def _take(self, known: _Object, found: Found, keyframe: _Keyframe) -> None:
         if found.target.prompt is not None:
-            self._take_mark(known, found, shown)
+            self._take_mark(known, found, keyframe)
             return
         if known.base is None:
             return
         known.score, known.agreement = found.score, found.agreement
         known.refused = self._refusal(known, found)
-        if not known.refused:
-            self._accept(known, found, shown)
+        if not known.refused and found.target.likeness >= self.settings.same_likeness:
+            self._confirm(known, keyframe)
+        elif not known.refused:
+            self._accept(known, found, keyframe)
         elif known.found:
             self._lose(known, known.cause)
             known.seek_ns = self._newest.stamp_ns + int(self.settings.seek_again_s * 1e9)
 
-    def _take_mark(self, known: _Object, found: Found, shown: Shown) -> None:
+    def _take_mark(self, known: _Object, found: Found, keyframe: _Keyframe) -> None:
         empty = found.mask is None or not found.mask.any()
         if not found.target.moved:
             # It is answered for good.
@@ -388,7 +447,7 @@ class Tracker:
         if not (found.error or empty):
             known.score, known.agreement = found.score, 1.0
             known.answered, known.error = (known.client_id, known.cycle), ""
-            known.marked = self._accept(known, found, shown)
+            known.marked = self._accept(known, found, keyframe)
 
     def _refusal(self, known: _Object, found: Found) -> str:
         """Why a keyframe's mask is not accepted, in one sentence; empty: it is."""
@@ -402,24 +461,20 @@ class Tracker:
             return "The model's mask and the one that was carried there disagree."
         return ""
 
-    def _accept(self, known: _Object, found: Found, shown: Shown) -> Memory:
-        soft = _shrunk(found.mask, shown.small.shape)
-        usual = max(self._usual(shown, soft), known.last.usual if known.last else 0.0)
-        memory = Memory(shown, soft, usual)
+    def _accept(self, known: _Object, found: Found, keyframe: _Keyframe) -> Memory:
+        soft = shrunk(found.mask, keyframe.shown.small.shape)
+        memory = Memory(keyframe.shown, soft, keyframe.usual(soft, known.last and known.last.usual))
         known.base, known.last = _Base(found.mask, memory), memory
+        self._confirm(known, keyframe)
+        return memory
+
+    def _confirm(self, known: _Object, keyframe: _Keyframe) -> None:
+        """The model has seen an object on a keyframe, where its mask was carried."""
+        known.seen = keyframe.shown
         known.state, known.cause = State.TRACKING, ""
         known.unlike_ns = known.unsure_ns = None
         known.refused, known.found = "", False
         known.seen_ns = self._newest.stamp_ns
-        return memory
-
-    def _usual(self, shown: Shown, soft: np.ndarray) -> float:
-        """The likeness of an object, whose mask is `soft` on a frame, with itself on the next one."""
-        after = self._motion.after(shown.number)
-        back = None if after is None else self._motion.back(shown.number, after.number)
-        if back is None:
-            return _LEAST_USUAL
-        return max(_LEAST_USUAL, likeness(shown, after, back, brought(soft, back)))
 
     def _follow(self) -> None:
         self._motion.follow({each.base.number for each in self._objects.values() if each.base})
@@ -434,22 +489,24 @@ class Tracker:
                 return replace(target, prompt=prompt, moved=moved)
         if known.base is None or known.base.number >= frame.number:
             return None
-        back = self._job_flows.get(known.base.number)
-        if back is None:
-            back = self._motion.back(known.base.number, frame.number)
-        if back is None:
+        passage = self._job_passages.get(known.base.number) or self._motion.passage(
+            known.base.number, frame.number
+        )
+        if passage is None:
             return None
-        soft, alike, _ = _carried_to(known.base.memory, self._motion.shown(frame.number), back)
+        soft, alike, _ = _carried(known.base.memory, passage)
         if alike < self.settings.least_likeness:
             return None
         return replace(target, expected=grown(soft, frame.shape), likeness=alike)
 
     def _moved(self, prompt: PixelPrompt, marked: Frame, frame: Frame) -> PixelPrompt | None:
         """A prompt on another frame; None where it is not on it any more."""
+        # None too where it was made on a frame that `step` has not had yet.
         older, newer = sorted((marked.number, frame.number))
-        back = self._motion.back(older, newer)
-        if back is None:
+        passage = self._motion.passage(older, newer)
+        if passage is None:
             return None
+        back = passage.back
         rows, columns = marked.shape
         scale = np.array([back.shape[1] / columns, back.shape[0] / rows])
         corners = prompt.points_xy if prompt.box_xyxy is None else prompt.box_xyxy.reshape(2, 2)
@@ -469,17 +526,20 @@ class Tracker:
         if base is not None and base.number == frame.number:
             mask = base.exact
         elif base is not None:
-            soft, alike, area = _carried_to(base.memory, self._motion.newest, self._motion.back(base.number))
+            passage = self._motion.passage(base.number)
+            base = self._with_usual(known, base, passage)
+            soft, alike, area = _carried(base.memory, passage)
             self._judge(known, alike, area)
             if known.state is not State.LOST:
                 mask = grown(soft, frame.shape)
+        marked = base is None and known.prompt is not None
         return Tracked(
             known.name,
             known.label,
-            known.state,
-            known.cause,
-            encoded=base is not None and base.number == frame.number,
-            age_s=max(0.0, (frame.stamp_ns - base.stamp_ns) / 1e9) if base else 0.0,
+            State.PROMPTED if marked else known.state,
+            "" if marked else known.cause,
+            encoded=known.base is not None and known.seen.number == frame.number,
+            age_s=max(0.0, (frame.stamp_ns - known.seen.stamp_ns) / 1e9) if known.base else 0.0,
             score=known.score,
             agreement=known.agreement,
             client_id=known.answered[0],
@@ -488,6 +548,17 @@ class Tracker:
             mask=mask,
         )
 
+    @staticmethod
+    def _with_usual(known: _Object, base: _Base, passage: Passage) -> _Base:
+        """A base whose usual likeness is known: by the first frame after it, where it had none at its keyframe."""
+        if base.memory.usual is None:
+            alike = passage.likeness(passage.brought(base.memory.soft))
+            memory = replace(base.memory, usual=max(alike, _LEAST_USUAL))
+            if known.marked is base.memory:
+                known.marked = memory
+            known.last, known.base = memory, replace(base, memory=memory)
+        return known.base
+
     def _judge(self, known: _Object, alike: float, area: float) -> None:
         """The state of an object whose mask was carried to the newest frame."""
         settings, now_ns = self.settings, self._newest.stamp_ns
@@ -495,23 +566,25 @@ class Tracker:
             self._lose(known, "It has left the view.")
             return
         unlike = alike < settings.least_likeness or area > settings.most_area
-        known.unlike_ns = (known.unlike_ns or now_ns) if unlike else None
+        known.unlike_ns = _since(known.unlike_ns, now_ns) if unlike else None
         unsure = unlike or alike < settings.sure_likeness
-        known.unsure_ns = (known.unsure_ns or now_ns) if unsure else None
+        # Whether a keyframe was answered since it was seen last.
+        looked = self._encoded_ns > known.seen_ns
+        known.unsure_ns = _since(known.unsure_ns, now_ns) if unsure else None
         if (unlike and now_ns - known.unlike_ns >= settings.gone_s * 1e9) or (
             unsure and now_ns - known.unsure_ns >= settings.uncertain_s * 1e9
         ):
             self._lose(known, _UNLIKE)
-        elif now_ns - known.seen_ns > settings.stale_s * 1e9:
-            self._lose(known, known.refused or "The model has not seen it for too long.")
-        elif unsure or known.refused or known.found:
+        elif now_ns - known.seen_ns > (settings.stale_s if looked else settings.blind_s) * 1e9:
+            self._lose(known, known.refused or _UNSEEN)
+        elif unsure or known.refused or known.found or now_ns - known.seen_ns > settings.stale_s * 1e9:
             known.state = State.UNCERTAIN
-            known.cause = _UNLIKE if unsure else known.refused or _FOUND
+            known.cause = _UNLIKE if unsure else known.refused or (_FOUND if known.found else _UNSEEN)
         else:
             known.state, known.cause = State.TRACKING, ""
 
     def _lose(self, known: _Object, cause: str) -> None:
-        if known.base is not None or known.state is State.LOST:
+        if known.base is not None or known.memory:
             known.state, known.cause = State.LOST, cause
         known.base, known.refused, known.found = None, "", False
         known.unlike_ns = known.unsure_ns = None
@@ -523,26 +596,30 @@ class Tracker:
         lost = [
             each
             for each in self._objects.values()
-            if each.state is State.LOST and each.memory and newest.stamp_ns >= each.seek_ns
+            if each.state is State.LOST and each.prompt is None and newest.stamp_ns >= each.seek_ns
         ]
         if not lost:
             return
         self._turn += 1
         known = lost[self._turn % len(lost)]
         memory = known.memory[self._turn // len(lost) % len(known.memory)]
-        back = sought(memory.shown, memory.soft, newest)
-        if back is None:
+        passage = sought(memory.shown, memory.soft, newest)
+        if passage is None:
             return
-        soft, alike, area = _carried_to(memory, newest, back)
+        _, alike, area = _carried(memory, passage)
         if alike < settings.sure_likeness or not settings.least_found_area < area < settings.most_found_area:
             return
-        self._motion.take_up(memory.shown, back)
+        self._motion.take_up(passage)
         known.base, known.found = _Base(grown(memory.soft, self._newest.shape), memory), True
         known.seen_ns = newest.stamp_ns
 
     def _free_label(self) -> int:
         taken = {each.label for each in self._objects.values()}
         return next(label for label in range(1, MAX_OBJECTS + 1) if label not in taken)
+
+    def _is_past(self, frame: Frame) -> bool:
+        """Whether a frame was let go of."""
+        return frame.number <= self._came and self._motion.shown(frame.number) is None
 
     def _check_known(self, name: str) -> None:
         if name not in self._objects:
@@ -570,14 +647,18 @@ def moved_prompt(prompt: PixelPrompt, matrix: np.ndarray, scale: np.ndarray) -> 
         return None
 
 
-def _carried_to(memory: Memory, shown: Shown, back: np.ndarray) -> tuple[np.ndarray, float, float]:
+def _since(former_ns: int | None, now_ns: int) -> int:
+    return now_ns if former_ns is None else former_ns
+
+
+def _carried(memory: Memory, passage: Passage) -> tuple[np.ndarray, float, float]:
     """The mask of a memory on a later frame, (h, w) uint8, the object's likeness there, and its share of the area."""
-    soft = brought(memory.soft, back)
+    soft = passage.brought(memory.soft)
     area = float(soft.sum()) / max(float(memory.soft.sum()), 1.0)
-    return soft, likeness(memory.shown, shown, back, soft) / memory.usual, area
+    return soft, passage.likeness(soft) / (memory.usual or 1.0), area
 
 
-def _shrunk(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def shrunk(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A mask, (H, W) bool, on the small frame: (h, w) uint8, 255 inside."""
     full = mask.astype(np.uint8) * 255
     return full if mask.shape == shape else cv2.resize(full, shape[::-1], interpolation=cv2.INTER_AREA)

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import ModuleType
 
 HELP = (
-    "measure: --prompts, --volumes a model on volumes with labels; --encoder, --decoder, --cache, --memory, --startup this machine; "
+    "measure: --prompts, --volumes, --stream a model on volumes with labels; --encoder, --decoder, --cache, --memory, --startup, "
+    "--live this machine; "
     "none of them: a race of whole cycles"
 )
 
@@ -21,10 +22,11 @@ _BENCHMARKS = {
     "decoder": "milliseconds a mask, idle and while the volume is embedded, against eager torch",
     "cache": "masks from embeddings in fewer bits; reading a volume's embeddings against computing them",
     "memory": "the server's memory while a volume is embedded in full, at 16 and 8 bits a value",
+    "live": "masks a second of a live stream through a graph, how late they are, and what is dropped",
     "startup": "from a process's start to its first mask, and the memory it takes",
 }
 # These take a folder.
-_JUDGES = ("prompts", "volumes")
+_JUDGES = ("prompts", "volumes", "stream")
 _DEFAULT = "race"
 
 
@@ -48,8 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=Path(),
         help="whole structures from one simulated mark, on the same volumes: Dice in 3-D by structure",
     )
+    choice.add_argument(
+        "--stream",
+        metavar="FOLDER",
+        type=Path,
+        nargs="?",
+        const=Path(),
+        help="live streams made of the same volumes: Dice over time, what is drawn that is false, what is lost and found",
+    )
     parser.set_defaults(benchmark=_DEFAULT)
-    judged = parser.add_argument_group("of --prompts and --volumes")
+    judged = parser.add_argument_group("of --prompts, --volumes and --stream")
     judged.add_argument("--model", default="lite_medsam", help="model (default: lite_medsam)")
     judged.add_argument("--checkpoint", help="file of its weights (default: the published one)")
     judged.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")

@@ -36,7 +36,7 @@ _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 # Of Unix's niceness.
-_BEHIND = 10
+_BEHIND = 5
 
 
 class OpenVinoModel(SegmentationModel):
@@ -233,7 +233,7 @@ def _run_when_idle() -> None:
 
 
 def _run_behind_others() -> None:
-    """Let this thread, and those that it starts, have a tenth of what another gets that needs the same processor (Linux)."""
+    """Let this thread, and those that it starts, have a third of what another gets that needs the same processor (Linux)."""
     with contextlib.suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BEHIND)
 
