@@ -46,7 +46,9 @@ _WAYS = ("truth's box", "tracked", "flow alone", "keyframes alone", "first box")
 _SHORT = ("truth", "tracked", "flow", "keyfr.", "box")
 COLUMNS = ("stream", "object", *_SHORT, "false", "unsure", "lost", "drawn", "back")
 _COLOURS = ((90, 220, 90), (60, 160, 255), (230, 120, 200))
-_TILES = 7
+_TILES, _TILE_PX = 7, 140
+# In the picture.
+_SHOWN = ("CT sweep", "CT breathing", "MR breathing", "brain, out and back", "CT, across and back")
 
 
 @dataclass
@@ -128,16 +130,21 @@ def main(args: argparse.Namespace) -> int:
     model.warm_up()
     trials: list[Trial] = []
     strips: list[np.ndarray] = []
-    costs: dict[int, np.ndarray] = {}
+    costs: dict[tuple[int, bool], np.ndarray] = {}
     for stream in streams(args.stream, PLANS[1:12:4] if args.quick else PLANS + UNSEEN):
         encoder = Encoder(model, stream)
         judged, strip = judge(stream, encoder, getattr(args, "latency", LATENCY_S))
         trials += judged
-        strips.append(strip)
+        if stream.plan.name in _SHOWN:
+            strips.append(strip)
         for trial in judged:
             print(f"{trial.stream}, {trial.structure}: {trial.mean('tracked'):.3f}", flush=True)
         if not costs:
-            costs = {count: step_seconds(model, stream, count) for count in (1, 8)}
+            costs = {
+                (count, beside): step_seconds(model if beside else None, stream, count)
+                for count in (1, 8)
+                for beside in (False, True)
+            }
     show(f"{model.name}, {model.backend}; {machine()}", COLUMNS, [row(trial) for trial in trials])
     unseen = {plan.name for plan in UNSEEN}
     for title, group in (
@@ -276,8 +283,13 @@ def lost_and_back(trial: Trial, in_view: np.ndarray, delay: int) -> None:
         trial.keyframes = int(np.ceil(trial.back_after * RATE_HZ / delay))
 
 
-def step_seconds(model: SegmentationModel, stream: Stream, count: int, frames: int = 120) -> np.ndarray:
-    """Seconds of each step of a tracker with `count` objects, (frames,), while another thread encodes without a pause."""
+def step_seconds(
+    model: SegmentationModel | None, stream: Stream, count: int, frames: int = 120
+) -> np.ndarray:
+    """Seconds of each step of a tracker with `count` objects, (frames,).
+
+    model: another thread encodes with it meanwhile, without a pause; None: none does.
+    """
     tracker, ended = Tracker(), threading.Event()
     first = stream.frames[0]
     (truth, *_) = stream.truth.values()
@@ -289,8 +301,8 @@ def step_seconds(model: SegmentationModel, stream: Stream, count: int, frames: i
 
     def encode() -> None:
         # As the engine encodes keyframes.
-        behind = model.in_background()
-        while not ended.is_set():
+        behind = model.in_background() if model else None
+        while behind and not ended.is_set():
             behind.encode([first.image])
 
     thread = threading.Thread(target=encode)
@@ -351,14 +363,14 @@ def summary(trials: list[Trial]) -> list[str]:
     return lines
 
 
-def costs_in_words(costs: dict[int, np.ndarray]) -> list[str]:
-    """Lines of text: what a step takes, by the number of objects."""
+def costs_in_words(costs: dict[tuple[int, bool], np.ndarray]) -> list[str]:
+    """Lines of text: what a step takes, by the number of objects and whether the encoder runs beside it."""
     lines = []
-    for count, taken in costs.items():
+    for (count, beside), taken in costs.items():
         p50, p95 = np.percentile(taken * 1e3, (50, 95))
-        lines.append(
-            f"a step with {count} object{'s' * (count > 1)} beside the encoder: p50 {p50:.1f} ms, p95 {p95:.1f} ms"
-        )
+        objects = f"{count} object{'s' * (count > 1)}"
+        where = "beside the encoder" if beside else "alone"
+        lines.append(f"a step with {objects}, {where}: p50 {p50:.1f} ms, p95 {p95:.1f} ms")
     return lines
 
 
@@ -379,7 +391,7 @@ def strip_of(stream: Stream, shown: list[dict[str, np.ndarray | None]]) -> np.nd
                     )
                     cv2.drawContours(picture, lines, -1, drawn, max(1, round(max(picture.shape) / 320)))
         rows, columns = picture.shape[:2]
-        size = (200, round(200 * rows / columns))
+        size = (_TILE_PX, round(_TILE_PX * rows / columns))
         tiles.append(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
     return np.hstack(tiles)
 
@@ -391,7 +403,8 @@ def write(output: Path, trials: list[Trial], strips: list[np.ndarray]) -> None:
         for trial in trials
     ]
     (output / "stream.json").write_text(json.dumps(figures, indent=1, default=int))
-    cv2.imwrite(str(output / "stream_strip.png"), np.vstack(strips))
+    if strips:
+        cv2.imwrite(str(output / "stream_strip.png"), np.vstack(strips))
     plot(output / "stream_dice.png", trials)
 
 
