@@ -127,14 +127,22 @@ def test_a_killed_client_comes_back_with_its_segmentation(
         assert len(np.unique(saved_labels(client, tmp_path / "next.nii.gz"))) == 3
 
 
-def test_six_processes_give_the_masks_of_the_model_and_the_decoder_fetches_an_embedding_once(
+def test_a_process_a_node_gives_the_masks_of_the_model_and_the_decoder_fetches_an_embedding_once(
     namespace: str, tmp_path: Path, mni_path: Path, mni, lite_medsam
 ) -> None:
     with (
         launched(namespace, tmp_path, composed="false") as running,
         GraphClient(namespace, "surgeon", running.check) as client,
     ):
-        assert set(running.processes) == {"snd_inf", "rcv_inf", "embedding", "cpl_inf", "rcv_msk", "apl_msk"}
+        assert set(running.processes) == {
+            "snd_inf",
+            "rcv_inf",
+            "embedding",
+            "cpl_inf",
+            "rcv_msk",
+            "apl_msk",
+            "world",
+        }
         client.load(mni_path)
         answer = client.prompt(FIRST, segment="remote", timeout_s=RESTART_S)
 
