@@ -279,6 +279,15 @@ def test_an_image_that_is_none_is_refused_and_loses_nothing(
     assert [t.name for t in told.tracks] == ["disc"] and told.tracks[0].state != Track.LOST
 
 
+def test_a_stream_of_images_that_none_can_read_says_so(peer: Peer, images: Publisher) -> None:
+    floats = Image(height=4, width=4, encoding="32FC1", step=16, data=array("B", bytes(64)))
+    told = peer.publish_until(images, floats, topics.TRACKS, lambda m: "32FC1" in m.error)
+    assert told.refused > 0
+    # The next one that can be read ends that.
+    dot = Image(height=1, width=1, encoding="mono8", step=1, data=array("B", b"\x07"))
+    peer.publish_until(images, dot, topics.TRACKS, lambda m: m.width == 1 and not m.error)
+
+
 def test_an_image_of_one_pixel_is_an_image(peer: Peer, images: Publisher) -> None:
     dot = Image(height=1, width=1, encoding="mono8", step=1, data=array("B", b"\x07"))
     told = peer.publish_until(images, dot, topics.TRACKS, lambda m: (m.height, m.width) == (1, 1))

@@ -10,14 +10,13 @@ from geometry_msgs.msg import PoseStamped, TransformStamped
 from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
-from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
+from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker
 
 from samm_core.errors import PoseError
 from samm_core.stream.world import rigid
 from samm_ros.support.world import (
-    geometry_from_camera,
     label_cloud,
     outline_marker,
     pose_from_msg,
@@ -81,11 +80,6 @@ def test_every_unit_quaternion_is_rigid(quaternion: tuple[float, ...]) -> None:
 def test_what_is_no_pose_is_refused(quaternion: tuple, place: tuple, sentence: str) -> None:
     with pytest.raises(PoseError, match=sentence):
         pose_from_msg(pose_msg(quaternion, place))
-
-
-def test_a_camera_gives_no_places() -> None:
-    with pytest.raises(PoseError, match="A pixel of the camera reference is a ray"):
-        geometry_from_camera(CameraInfo(header=HEADER))
 
 
 def test_outlines_are_closed_lines_in_the_objects_colour() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -53,6 +54,23 @@ def test_auto_takes_openvino_on_a_cpu_and_no_torch() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
     assert shown.stdout.startswith("openvino") and shown.stdout.endswith(" False\n"), shown
+
+
+def test_a_model_in_the_background_gives_the_same_masks_and_lets_other_work_go_first(lite_medsam, mni) -> None:
+    behind = lite_medsam.in_background()
+    assert lite_medsam.in_background() is behind and behind.in_background() is behind
+    assert behind.fingerprint == lite_medsam.fingerprint
+    image = mni.slice_image(Plane.AXIAL, 90)
+    prompt = PixelPrompt(box_xyxy=(60, 60, 120, 140))
+    masks = [each.decode(each.encode([image])[0], prompt).mask for each in (lite_medsam, behind)]
+    assert dice_of(*masks) > 0.999
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    priorities = set()
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            priorities.add(os.getpriority(os.PRIO_PROCESS, int(thread)))
+    assert max(priorities) > own
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
 
 
 def test_masks_on_a_real_brain_are_those_of_the_reference(lite_medsam, torch_lite, mni) -> None:

@@ -23,7 +23,7 @@ from samm_core.embedding import cache
 from samm_core.embedding.cache import EmbeddingCache, EmbeddingKey, EmbeddingStore, scope_of
 from samm_core.embedding.engine import EmbeddingEngine
 from samm_core.embedding.schedule import SweepOrder
-from samm_core.errors import CacheError, PromptError
+from samm_core.errors import CacheError, NotReadyError, PromptError
 from samm_core.geometry import Plane
 from samm_core.models.base import FEATURES, Embedding
 from samm_core.models.parity import dice_of
@@ -449,3 +449,28 @@ def test_a_restarted_engine_reads_what_another_saved(lite_medsam, mni: Volume, t
         written.append(saved.stat().st_mtime_ns)
     assert np.array_equal(results[0].features, results[1].features)
     assert written[0] == written[1], "it was encoded and saved again"
+
+
+def test_an_image_of_no_volume_is_embedded_between_requests_and_not_kept(lite_medsam, mni: Volume) -> None:
+    engine = EmbeddingEngine(EmbeddingCache(10**9))
+    image = mni.slice_image(Plane.AXIAL, 90)
+    with pytest.raises(NotReadyError, match="No model"):
+        engine.encode(image).result(5)
+    engine.set_model(lite_medsam)
+    engine.load(mni)
+    slices = [engine.request(ImageId(mni.uid, SliceKey(Plane.AXIAL, index))) for index in (10, 20, 30)]
+    loose = engine.encode(image)
+    order: list[int] = []
+    for i, each in enumerate([*slices, loose]):
+        each.add_done_callback(lambda _, i=i: order.append(i))
+    encoded = loose.result(60)
+    (expected,) = lite_medsam.encode([image])
+    # Another number of threads adds in another order.
+    assert np.abs(encoded.embedding.as_arrays()[FEATURES] - expected.as_arrays()[FEATURES]).max() < 0.02
+    [each.result(60) for each in slices]
+    assert len(engine.cache) == 3
+    engine.close()
+    assert order.index(3) < 3, "it did not wait for all that were requested"
+    engine.suspend()
+    with pytest.raises(NotReadyError, match="not active"):
+        engine.encode(image).result(5)

@@ -26,33 +26,33 @@ def test_a_frame_is_found_by_its_stamp_or_near_it_and_the_newest_by_zero() -> No
     assert ring.at(0) is frames[-1] is ring.newest
     assert ring.at(70 * MS) is frames[1] and ring.at(95 * MS) is frames[2]
     assert ring.at(400 * MS) is None
-    assert ring.after(2) == frames[2:]
+    assert ring.frames == frames
 
 
 def test_frames_leave_by_their_age_and_by_their_bytes_but_never_the_newest() -> None:
     by_age = FrameRing(kept_ns=100 * MS)
     for i in range(1, 6):
         by_age.put(frame(i, i * 50 * MS))
-    assert [each.number for each in by_age.after(0)] == [3, 4, 5]
+    assert [each.number for each in by_age.frames] == [3, 4, 5]
 
     by_bytes = FrameRing(kept_bytes=250)
     for i in range(1, 6):
         by_bytes.put(frame(i, i * MS))
-    assert [each.number for each in by_bytes.after(0)] == [4, 5]
+    assert [each.number for each in by_bytes.frames] == [4, 5]
     by_bytes.put(frame(6, 6 * MS, (100, 100)))
-    assert [each.number for each in by_bytes.after(0)] == [6]
+    assert [each.number for each in by_bytes.frames] == [6]
 
 
 def test_stamps_that_go_back_begin_anew() -> None:
     ring = FrameRing()
     ring.put(frame(1, 900 * MS))
     ring.put(frame(2, 100 * MS))
-    assert ring.at(900 * MS) is None and ring.at(900 * MS + 1) is None and ring.after(0) == [ring.newest]
+    assert ring.at(900 * MS) is None and ring.at(900 * MS + 1) is None and ring.frames == [ring.newest]
 
 
 def test_without_a_frame_there_is_none() -> None:
     ring = FrameRing()
-    assert ring.newest is None and ring.at(0) is None and ring.after(0) == []
+    assert ring.newest is None and ring.at(0) is None and ring.frames == []
     ring.put(frame(1))
     ring.clear()
     assert ring.newest is None
@@ -63,7 +63,7 @@ def test_whatever_comes_the_ring_is_bounded(arrivals: list[tuple[int, int]]) -> 
     ring = FrameRing(kept_ns=3 * 10**8, kept_bytes=2000)
     for number, (stamp_ns, side) in enumerate(arrivals, start=1):
         ring.put(frame(number, stamp_ns, (side, side)))
-        kept = ring.after(0)
+        kept = ring.frames
         assert kept[-1].number == number
         assert len(kept) == 1 or sum(each.pixels.nbytes for each in kept) <= 2000
         stamps = [each.stamp_ns for each in kept]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from samm_core.errors import FrameError
 from samm_core.sources.window import Window
 from samm_core.stream.play import open_player, played
-from samm_core.stream.view import AUTO, LONGEST, LOOKED_AT, Region, StreamView, parse_region, parse_window
+from samm_core.stream.view import AUTO, LONGEST, LOOKED_AT, Region, StreamView, parse_region
 
 LIVE = Path(os.environ.get("SAMM_TEST_DATA", Path(__file__).parents[4] / "../shared/data")) / "live"
 needs_data = pytest.mark.skipif(
@@ -244,14 +244,6 @@ def test_a_region_is_read(text: str, region: object) -> None:
 def test_a_text_that_is_no_region_is_refused(text: str) -> None:
     with pytest.raises(FrameError, match=f'The region "{text}" is none; '):
         parse_region(text)
-
-
-def test_a_window_is_read() -> None:
-    assert parse_window("") is None and parse_window("auto") is None
-    assert parse_window("100, 4000.5") == Window(100, 4000.5)
-    for text in ("5,5", "a,b", "1", "nan,2", "1,inf"):
-        with pytest.raises(FrameError, match="is none; give"):
-            parse_window(text)
 
 
 @pytest.mark.parametrize("flip_x", [False, True])

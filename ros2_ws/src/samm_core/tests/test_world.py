@@ -15,7 +15,6 @@ from samm_core.stream.world import (
     SECOND_NS,
     ImageGeometry,
     PoseBuffer,
-    centre_in_world,
     contours_in_world,
     interpolated,
     points_in_world,
@@ -177,11 +176,6 @@ def test_what_is_no_geometry_is_refused(text: str, sentence: str) -> None:
         ImageGeometry.parse(text)
 
 
-def test_a_camera_gives_rays_and_no_places() -> None:
-    with pytest.raises(PoseError, match="endoscope_left is a ray and has no place without a depth"):
-        ImageGeometry.of_camera("endoscope_left")
-
-
 # Masks.
 
 
@@ -211,12 +205,11 @@ def test_points_are_the_pixels_of_the_mask() -> None:
     expected = np.array([(6, 6, 0), (8, 6, 0), (10, 6, 0), (12, 12, 0)]) / 1000
     assert np.allclose(points_in_world(mask, to_world), expected)
     assert np.allclose(points_in_world(mask, to_world, step=2), expected[[1, 3]])
-    assert np.allclose(centre_in_world(mask, to_world), expected.mean(axis=0))
 
 
 def test_an_empty_mask_has_nothing_and_a_pixel_is_one_point() -> None:
     empty = np.zeros((4, 4), np.uint8)
-    assert contours_in_world(empty, np.eye(4)) == [] and centre_in_world(empty, np.eye(4)) is None
+    assert contours_in_world(empty, np.eye(4)) == []
     assert points_in_world(empty, np.eye(4)).shape == (0, 3)
     empty[1, 2] = 7
     (outline,) = contours_in_world(empty, np.eye(4))

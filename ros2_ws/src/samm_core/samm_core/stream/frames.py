@@ -99,10 +99,11 @@ class FrameRing:
             nearest = min(reversed(self._frames), key=lambda each: abs(each.stamp_ns - stamp_ns))
             return nearest if abs(nearest.stamp_ns - stamp_ns) <= NEAR_NS else None
 
-    def after(self, number: int) -> list[Frame]:
-        """The frames that came after the one of this number, the oldest first."""
+    @property
+    def frames(self) -> list[Frame]:
+        """All that are kept, the oldest first."""
         with self._lock:
-            return [each for each in self._frames if each.number > number]
+            return list(self._frames)
 
     def clear(self) -> None:
         with self._lock:

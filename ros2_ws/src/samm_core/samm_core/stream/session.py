@@ -15,7 +15,7 @@ import numpy as np
 
 from ..embedding.engine import EncodedSlice
 from ..errors import PromptError
-from ..prompts import PixelPrompt, Prompt, segment_name_error
+from ..prompts import PixelPrompt, Prompt
 from .frames import Frame, FrameRing
 from .keyframes import KeyframeLoop
 from .tracker import KeyframeJob, Tracked, Tracker
@@ -92,13 +92,14 @@ class StreamSession:
         """
         with self._lock:
             pixels = self.view.prepare(image)
-            if cause := self._break(image, pixels, stamp_ns or received_ns):
+            # Without a stamp, the time of arrival is the best there is.
+            stamp_ns = stamp_ns or received_ns
+            if cause := self._break(image, pixels, stamp_ns):
                 self.tracker.lose_all(cause)
                 self._ring.clear()
             self._kind = image.shape, image.dtype
             self._count += 1
-            # Without a stamp, the time of arrival is the best there is.
-            frame = Frame(self._count, stamp_ns or received_ns, received_ns, pixels)
+            frame = Frame(self._count, stamp_ns, received_ns, pixels)
             self._ring.put(frame)
         return Followed(frame, image.shape[:2], self.tracker.step(frame))
 
@@ -109,8 +110,6 @@ class StreamSession:
 
         prompt: in pixels of the image as it came. Raises PromptError.
         """
-        if problem := segment_name_error(name) or ("" if name else "The object has no name; give one."):
-            raise PromptError(problem)
         with self._lock:
             frame = self._ring.at(stamp_ns)
             if frame is None:
@@ -119,7 +118,7 @@ class StreamSession:
                     if self._count
                     else "There is no image to mark yet; start the stream."
                 )
-            self.tracker.prompt(name, self._in_view(prompt, frame), frame, client_id, cycle)
+            self.tracker.prompt(name, self._in_view(prompt), frame, client_id, cycle)
 
     def remove(self, name: str) -> None:
         """Follow an object no longer; empty: none. Raises PromptError for an unknown name."""
@@ -131,7 +130,7 @@ class StreamSession:
         self._keyframes.close()
 
     def _break(self, image: np.ndarray, pixels: np.ndarray, stamp_ns: int) -> str:
-        """Why nothing can be carried to this image from the last, one sentence; empty: it can."""
+        """Why nothing can be carried to this image from the last, one sentence; empty: it can, or the tracker says why not."""
         last = self._ring.newest
         if last is None or self._kind is None:
             return ""
@@ -139,25 +138,17 @@ class StreamSession:
             return f"The images changed from {_size(*self._kind)} to {_size(image.shape, image.dtype)}; mark again."
         if pixels.shape[:2] != last.shape:
             return f"{self.view.found} Mark again."
-        if stamp_ns < last.stamp_ns:
-            return "The stamps of the images went back; mark again."
         if stamp_ns - last.stamp_ns > PAUSE_NS:
             return f"No image came for {(stamp_ns - last.stamp_ns) / 1e9:.1f} s; mark again."
         return ""
 
-    def _in_view(self, prompt: Prompt, frame: Frame) -> PixelPrompt:
+    def _in_view(self, prompt: Prompt) -> PixelPrompt:
         pixels = prompt.in_pixels()
         box = None
         if pixels.box_xyxy is not None:
             corners = self.view.to_view(pixels.box_xyxy.reshape(2, 2))
             box = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
-        marks = replace(pixels, points_xy=self.view.to_view(pixels.points_xy), box_xyxy=box)
-        if outside := marks.outside(*frame.shape):
-            rows, columns = frame.shape
-            raise PromptError(
-                f"{outside} the image, of which {columns}×{rows} pixels are looked at; move it inside."
-            )
-        return marks
+        return replace(pixels, points_xy=self.view.to_view(pixels.points_xy), box_xyxy=box)
 
     def _embed(self, frame: Frame) -> Future[EncodedSlice]:
         self._picked_ns, self._embedded_ns = time.monotonic_ns(), 0

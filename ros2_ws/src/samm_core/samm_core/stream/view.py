@@ -14,7 +14,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from ..errors import FrameError, VolumeError
+from ..errors import FrameError
 from ..sources.window import Window
 
 AUTO = "auto"
@@ -66,20 +66,6 @@ def parse_region(text: str) -> Region | Literal["auto"] | None:
             f'The region "{text[:40]}" is none; its x and y must be 0 or more, its width and height 1 or more.'
         )
     return Region(x, y, width, height)
-
-
-def parse_window(text: str) -> Window | None:
-    """The window that a text names: "lower,upper" in the image's intensities; "auto" or nothing: None. Raises FrameError."""
-    words = text.strip().lower()
-    if words in ("", AUTO):
-        return None
-    try:
-        lower, upper = (float(word) for word in words.split(","))
-        return Window(lower, upper)
-    except (ValueError, VolumeError):
-        raise FrameError(
-            f'The window "{text[:40]}" is none; give "lower,upper", the upper one higher, or "{AUTO}".'
-        ) from None
 
 
 class StreamView:

@@ -14,7 +14,6 @@ import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
 import cv2
 import numpy as np
@@ -217,14 +216,6 @@ class ImageGeometry:
         return cls(np.reshape(np.array(numbers, np.float64), (4, 4)))
 
     @classmethod
-    def of_camera(cls, frame_id: str) -> NoReturn:
-        """Raises PoseError: CameraInfo gives each pixel a ray, and no place on it without a depth."""
-        raise PoseError(
-            f"A pixel of the camera {frame_id or 'image'} is a ray and has no place without a depth; its objects are told in "
-            "pixels."
-        )
-
-    @classmethod
     def parse(cls, text: str) -> ImageGeometry:
         """Of 1 number (square pixels), 2 (across, down; mm) or 16 (ImageToProbe), with commas or blanks between them."""
         words = [word for word in re.split(r"[\s,;]+", text.strip()) if word]
@@ -262,14 +253,6 @@ def points_in_world(mask: np.ndarray, image_to_world: np.ndarray, step: int = 1)
     """
     rows, columns = np.nonzero(_inside(mask)[::step, ::step])
     return _metres(np.stack([columns, rows], axis=1) * step, image_to_world)
-
-
-def centre_in_world(mask: np.ndarray, image_to_world: np.ndarray) -> np.ndarray | None:
-    """(3,) float64 metres: the mean of a mask's pixels; None: the mask is empty."""
-    rows, columns = np.nonzero(_inside(mask))
-    if not len(rows):
-        return None
-    return _metres(np.array([[columns.mean(), rows.mean()]]), image_to_world)[0]
 
 
 def _inside(mask: np.ndarray) -> np.ndarray:

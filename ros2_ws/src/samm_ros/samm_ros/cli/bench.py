@@ -25,8 +25,12 @@ _BENCHMARKS = {
     "live": "masks a second of a live stream through a graph, how late they are, and what is dropped",
     "startup": "from a process's start to its first mask, and the memory it takes",
 }
-# These take a folder.
-_JUDGES = ("prompts", "volumes", "stream")
+# These take a folder of volumes with labels.
+_JUDGES = {
+    "prompts": "simulated clicks and boxes on its slices (default: this folder): Dice by structure",
+    "volumes": "whole structures from one simulated mark: Dice in 3-D by structure",
+    "stream": "live streams made of them: Dice over time, what is drawn that is false, what is lost and found",
+}
 _DEFAULT = "race"
 
 
@@ -34,30 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choice = parser.add_mutually_exclusive_group()
     for name, help_text in _BENCHMARKS.items():
         choice.add_argument(f"--{name}", dest="benchmark", action="store_const", const=name, help=help_text)
-    choice.add_argument(
-        "--prompts",
-        metavar="FOLDER",
-        type=Path,
-        nargs="?",
-        const=Path(),
-        help="simulated clicks and boxes on the volumes with labels in a folder (default: this one): Dice by structure",
-    )
-    choice.add_argument(
-        "--volumes",
-        metavar="FOLDER",
-        type=Path,
-        nargs="?",
-        const=Path(),
-        help="whole structures from one simulated mark, on the same volumes: Dice in 3-D by structure",
-    )
-    choice.add_argument(
-        "--stream",
-        metavar="FOLDER",
-        type=Path,
-        nargs="?",
-        const=Path(),
-        help="live streams made of the same volumes: Dice over time, what is drawn that is false, what is lost and found",
-    )
+    for name, help_text in _JUDGES.items():
+        choice.add_argument(f"--{name}", metavar="FOLDER", type=Path, nargs="?", const=Path(), help=help_text)
     parser.set_defaults(benchmark=_DEFAULT)
     judged = parser.add_argument_group("of --prompts, --volumes and --stream")
     judged.add_argument("--model", default="lite_medsam", help="model (default: lite_medsam)")

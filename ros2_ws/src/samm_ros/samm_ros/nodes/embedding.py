@@ -15,8 +15,10 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from typing import TypeVar
 
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
@@ -47,6 +49,8 @@ from ..support.lifecycle import LifecycleNode
 from ..support.publishing import stamped
 from .segment_volume import SegmentVolumeNode
 from .track import TrackNode
+
+Loaded = TypeVar("Loaded", LoadVolume.Response, LoadPicture.Response)
 
 STATUS_PERIOD_S = 0.2
 # How long goals may take to be aborted, and a slice under way may be waited for when the node ends.
@@ -282,25 +286,26 @@ class EmbeddingNode(LifecycleNode):
     def _on_load_volume(
         self, request: LoadVolume.Request, response: LoadVolume.Response
     ) -> LoadVolume.Response:
-        try:
+        def load() -> Volume:
             window = self._window(request.window_preset, request.window_lower, request.window_upper)
-            volume = self._load_volume(request.path, window)
-        except SammError as error:
-            self._diagnostics.problem(str(error))
-            response.message = str(error)
-            return response
-        self._diagnostics.solved()
-        response.success = True
-        response.volume = self._volume_message(volume)
-        return response
+            return self._load_volume(request.path, window)
+
+        return self._loaded(load, response)
 
     def _on_load_picture(
         self, request: LoadPicture.Request, response: LoadPicture.Response
     ) -> LoadPicture.Response:
-        try:
+        def load() -> Volume:
             window = self._window("", request.window_lower, request.window_upper)
             pixels = array_from_image(request.picture)
-            volume = self._take(picture_volume(pixels, request.name or "picture", window))
+            return self._take(picture_volume(pixels, request.name or "picture", window))
+
+        return self._loaded(load, response)
+
+    def _loaded(self, load: Callable[[], Volume], response: Loaded) -> Loaded:
+        """The response with what `load` loads, or why it does not."""
+        try:
+            volume = load()
         except SammError as error:
             self._diagnostics.problem(str(error))
             response.message = str(error)

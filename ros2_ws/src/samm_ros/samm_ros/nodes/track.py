@@ -15,6 +15,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from rclpy.node import Node
@@ -41,6 +42,16 @@ from ..support.world import stamp_ns
 CHECK_PERIOD_S = 0.05
 
 
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """An image that was followed: its header, itself as it came, and the objects' masks on it, (H, W) bool or None."""
+
+    followed: Followed
+    header: Header
+    image: np.ndarray
+    masks: list[np.ndarray | None]
+
+
 class TrackNode(Node):
     """Images come in on their subscription's thread, which carries the objects to them; keyframes have a thread of their own.
 
@@ -64,8 +75,7 @@ class TrackNode(Node):
         self._refused = 0
         # Why the newest image, and why the newest prompt, could not be used.
         self._image_error = self._prompt_error = ""
-        # The newest image that was followed, its header, and its picture without anything drawn.
-        self._newest: tuple[Followed, Header, np.ndarray] | None = None
+        self._newest: _Shown | None = None
         self._is_stale = False
         self._tracks = self.create_publisher(Tracks, topics.TRACKS, topics.OF_A_STREAM)
         self._labels = self.create_publisher(Image, topics.LABEL_IMAGE, topics.OF_A_STREAM)
@@ -101,9 +111,11 @@ class TrackNode(Node):
                     self._refused += 1
                     self._image_error = str(error)
                     self._diagnostics.problem(self._image_error)
+                    self._tell(message.header)
                     return
                 self._image_error = ""
-                self._newest = followed, message.header, image
+                masks = image_masks(followed, self._session.view)
+                self._newest = _Shown(followed, message.header, image, masks)
                 self._is_stale = False
                 self._publish()
             self._diagnostics.count("images")
@@ -113,31 +125,39 @@ class TrackNode(Node):
 
     def _publish(self) -> None:
         """What is followed at the newest image, stamped as that is."""
-        followed, header, image = self._newest
-        masks = image_masks(followed, self._session.view)
-        labels = label_image(followed.shape, followed.tracked, masks)
-        message = Tracks(
-            header=header,
-            frame=followed.frame.number,
-            dropped=sum(subscription.missed for subscription in self._images),
-            refused=self._refused,
-            height=followed.shape[0],
-            width=followed.shape[1],
-            tracks=[track_to_msg(*each) for each in zip(followed.tracked, masks, strict=True)],
-            stale=self._is_stale,
-            error=self._image_error or self._prompt_error,
-            received_ns=followed.frame.received_ns,
-            published_ns=time.monotonic_ns(),
-        )
-        self._tracks.publish(message)
+        shown = self._newest
+        labels = label_image(shown.followed.shape, shown.followed.tracked, shown.masks)
+        published_ns = self._tell(shown.header)
         picture = image_to_msg(labels)
-        picture.header = header
+        picture.header = shown.header
         self._labels.publish(picture)
         if not self._is_stale:
-            self._trace.published(followed.frame, message.published_ns)
-        self._draw(header, image, labels)
+            self._trace.published(shown.followed.frame, published_ns)
+        self._draw(shown, labels)
 
-    def _draw(self, header: Header, image: np.ndarray, labels: np.ndarray) -> None:
+    def _tell(self, header: Header) -> int:
+        """Publish the tracks of the newest image; the nanoseconds of CLOCK_MONOTONIC at which they were handed over.
+
+        header: of an image that could not be read, where none was followed before.
+        """
+        message = Tracks(
+            header=header,
+            dropped=sum(subscription.missed for subscription in self._images),
+            refused=self._refused,
+            stale=self._is_stale,
+            error=self._image_error or self._prompt_error,
+            published_ns=time.monotonic_ns(),
+        )
+        if shown := self._newest:
+            followed = shown.followed
+            message.header = shown.header
+            message.frame, message.received_ns = followed.frame.number, followed.frame.received_ns
+            message.height, message.width = followed.shape
+            message.tracks = [track_to_msg(*each) for each in zip(followed.tracked, shown.masks, strict=True)]
+        self._tracks.publish(message)
+        return message.published_ns
+
+    def _draw(self, shown: _Shown, labels: np.ndarray) -> None:
         wanted = [
             (publisher, to_msg)
             for publisher, to_msg in (
@@ -148,11 +168,11 @@ class TrackNode(Node):
         ]
         if not wanted:
             return
-        colors = {each.label: segment_color(each.label - 1) for each in self._newest[0].tracked}
-        picture = draw_overlay(picture_of(image, self._session.view), labels, colors, self._is_stale)
+        colors = {each.label: segment_color(each.label - 1) for each in shown.followed.tracked}
+        picture = draw_overlay(picture_of(shown.image, self._session.view), labels, colors, self._is_stale)
         for publisher, to_msg in wanted:
             message = to_msg(picture)
-            message.header = header
+            message.header = shown.header
             publisher.publish(message)
 
     @exclusive
@@ -160,7 +180,7 @@ class TrackNode(Node):
         """Say it where no image comes: what is shown is of another time."""
         if self._newest is None or self._is_stale:
             return
-        since_ns = time.monotonic_ns() - self._newest[0].frame.received_ns
+        since_ns = time.monotonic_ns() - self._newest.followed.frame.received_ns
         if since_ns > self._stale_after * 1e9:
             self._is_stale = True
             self._publish()

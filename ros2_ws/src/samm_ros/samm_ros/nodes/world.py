@@ -103,6 +103,7 @@ class WorldNode(Node):
             callback_group=MutuallyExclusiveCallbackGroup(),
         )
         if self._tf and self._tf.is_there:
+            self._is_listening = True
             self._listen()
 
     def _on_pose(self, message: PoseStamped | TransformStamped) -> None:
@@ -113,11 +114,11 @@ class WorldNode(Node):
         with self._changed:
             self._pose_frame = message.header.frame_id
             self._changed.notify_all()
-        if not self._is_listening:
+            is_first, self._is_listening = not self._is_listening, True
+        if is_first:
             self._listen()
 
     def _listen(self) -> None:
-        self._is_listening = True
         if self._geometry is None:
             self._diagnostics.failing("Poses come, but image_geometry says not how large a pixel is; set it.")
             return

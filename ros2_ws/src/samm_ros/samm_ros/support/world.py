@@ -14,12 +14,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from geometry_msgs.msg import Point, PoseStamped, TransformStamped
-from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
+from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker
 
 from samm_core.errors import PoseError
-from samm_core.stream.world import MM_PER_M, SECOND_NS, ImageGeometry
+from samm_core.stream.world import MM_PER_M, SECOND_NS
 
 # Of a quaternion's length, off 1: float32 in six steps is off by less, and four numbers that are no quaternion by more.
 _UNIT = 1e-2
@@ -63,11 +63,6 @@ def pose_from_msg(message: PoseStamped | TransformStamped) -> np.ndarray:
     ]
     pose[:3, 3] = position_mm
     return pose
-
-
-def geometry_from_camera(message: CameraInfo) -> ImageGeometry:
-    """Raises PoseError: see ImageGeometry.of_camera."""
-    return ImageGeometry.of_camera(message.header.frame_id)
 
 
 def outline_marker(
