@@ -347,6 +347,23 @@ def test_what_is_shown_is_stale_when_images_stay_away_and_lost_after_a_pause(
     assert "10.0 s" in lost.tracks[0].cause and not lost.stale
 
 
+def test_a_mark_on_a_picture_that_stands_still_is_answered_without_further_images(
+    peer: Peer, camera: Camera, scene: tuple[list[np.ndarray], list[np.ndarray]]
+) -> None:
+    peer.wait_until(lambda: any(not m.stale and m.width == 256 for m in peer.heard[topics.TRACKS]), "images")
+    fresh(peer)
+    camera.stop()
+    stale = peer.wait_for(topics.TRACKS, lambda m: m.stale)
+    shown = camera.sent[stamp_ns(stale.header)]
+    prompt = box_prompt("still", box_of(scene[1][shown]))
+    assert edit(peer, edit=EditTracks.Request.PROMPT, prompt=prompt).success
+    found = peer.wait_for(topics.TRACKS, tracked("still"))
+    assert found.stale and found.header == stale.header and found.tracks[0].area > 0
+    fresh(peer)
+    assert edit(peer, edit=EditTracks.Request.REMOVE, name="still").success
+    peer.wait_for(topics.TRACKS, lambda m: not m.tracks)
+
+
 def test_every_image_is_followed_dropped_or_refused_in_a_burst_too(peer: Peer, images: Publisher) -> None:
     picture = np.zeros((480, 640, 3), np.uint8)
     camera = Camera(images, [picture])

@@ -56,7 +56,9 @@ def test_auto_takes_openvino_on_a_cpu_and_no_torch() -> None:
     assert shown.stdout.startswith("openvino") and shown.stdout.endswith(" False\n"), shown
 
 
-def test_a_model_in_the_background_gives_the_same_masks_and_lets_other_work_go_first(lite_medsam, mni) -> None:
+def test_a_model_in_the_background_gives_the_same_masks_and_lets_other_work_go_first(
+    lite_medsam, mni
+) -> None:
     behind = lite_medsam.in_background()
     assert lite_medsam.in_background() is behind and behind.in_background() is behind
     assert behind.fingerprint == lite_medsam.fingerprint

@@ -514,3 +514,17 @@ def test_keyframes_that_nobody_asked_for_have_time_between_them() -> None:
     # A mark is answered at once.
     film.mark(cycle=2)
     assert film.tracker.job() is not None
+
+
+def test_on_no_frame_is_a_lost_object_drawn_not_even_on_the_one_where_it_is_lost() -> None:
+    film = Film()
+    film.show(100, 120)
+    film.mark()
+    film.keyframe()
+    assert film.show(101, 120)[0].mask is not None
+    states = []
+    for _ in range(20):
+        (tracked,) = film.show(0, 0, pixels=np.ascontiguousarray(texture(3, 0, 60)[:SIDE, :SIDE]))
+        states.append(tracked.state)
+        assert (tracked.mask is None) == (tracked.state is State.LOST)
+    assert State.LOST in states and states[0] is not State.LOST

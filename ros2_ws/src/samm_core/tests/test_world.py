@@ -52,8 +52,9 @@ def test_interpolation_is_rigid_and_turns_at_one_speed(one, other, here, there, 
     earlier, later = rigid(pose(one, here)), rigid(pose(other, there))
     between = interpolated(earlier, later, share)
     assert np.abs(rigid(between) - between).max() < 1e-9
-    assert np.allclose(interpolated(earlier, later, 0.0), earlier, atol=1e-6)
-    assert np.allclose(interpolated(earlier, later, 1.0), later, atol=1e-6)
+    # OpenCV takes turns of less than 1e-5 for none.
+    assert np.allclose(interpolated(earlier, later, 0.0), earlier, atol=2e-5)
+    assert np.allclose(interpolated(earlier, later, 1.0), later, atol=2e-5)
 
     def turn(a: np.ndarray, b: np.ndarray) -> float:
         return float(np.arccos(np.clip((np.trace(a[:3, :3].T @ b[:3, :3]) - 1) / 2, -1, 1)))

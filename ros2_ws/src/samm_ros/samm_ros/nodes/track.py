@@ -11,11 +11,12 @@ Parameters: region, flip_x, flip_y, deinterlace, window_lower, window_upper, tra
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from rclpy.node import Node
@@ -28,7 +29,7 @@ from samm_core.embedding.engine import EmbeddingEngine
 from samm_core.errors import FrameError, PromptError, SammError
 from samm_core.overlay import draw_overlay
 from samm_core.segmentation.colors import segment_color
-from samm_core.stream.session import Followed, StreamSession
+from samm_core.stream.session import Followed, Keyframe, StreamSession
 
 from .. import conversions, topics
 from ..support import parameters, process
@@ -71,7 +72,7 @@ class TrackNode(Node):
         self._lock = threading.RLock()
         self._diagnostics = Diagnostics(self, self._readings)
         self._trace = StreamTrace(self)
-        self._session = StreamSession(engine.encode, stream_view(self), self._trace.keyframe)
+        self._session = StreamSession(engine.encode, stream_view(self), self._on_keyframe)
         self._refused = 0
         # Why the newest image, and why the newest prompt, could not be used.
         self._image_error = self._prompt_error = ""
@@ -183,7 +184,23 @@ class TrackNode(Node):
         since_ns = time.monotonic_ns() - self._newest.followed.frame.received_ns
         if since_ns > self._stale_after * 1e9:
             self._is_stale = True
-            self._publish()
+            self._publish_again()
+
+    def _on_keyframe(self, keyframe: Keyframe) -> None:
+        self._trace.keyframe(keyframe)
+        with self._lock:
+            if self._is_stale:
+                # No image comes that would bring its masks along.
+                self._publish_again()
+
+    def _publish_again(self) -> None:
+        """What is followed at the newest image by now: marks are answered, and objects renamed and removed, without images."""
+        shown = self._newest
+        followed = replace(shown.followed, tracked=self._session.tracker.tracks())
+        # Where an image of another size was refused meanwhile, the masks of the last one stay.
+        with contextlib.suppress(FrameError):
+            self._newest = replace(shown, followed=followed, masks=image_masks(followed, self._session.view))
+        self._publish()
 
     def _on_prompt(self, message: Prompt) -> None:
         self._prompt(message)
@@ -217,6 +234,9 @@ class TrackNode(Node):
         except SammError as error:
             response.message = str(error)
         response.success = not response.message
+        with self._lock:
+            if self._is_stale:
+                self._publish_again()
         return response
 
     def _readings(self) -> dict[str, object]:
