@@ -1,0 +1,352 @@
+# Copyright 2026 samm_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""The page of a viewer: what is known goes to the browser as state, and what is pressed there comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from SlicerIPPLib.client_events import BridgeState
+from trame_server import Server
+from trame_slicer.core import LayoutManager
+from trame_slicer.rca_view import RemoteSliceViewFactory, RemoteThreeDViewFactory
+from trame_slicer.views import IViewFactory
+
+from samm_core.errors import SammError
+from samm_core.sources.volume import read_volume
+
+from . import widgets
+from .marking import Tool
+from .viewer import Viewer
+from .views import LAYOUTS, SLICES
+from .volumes import below_roots, listed
+
+# Pixels of a view, at most: a picture of more takes longer to draw than a finger needs to move on.
+MAX_PIXELS = 1280 * 960
+# Between two updates of the page's state.
+_UPDATE_S = 0.05
+_CONNECTION = {
+    BridgeState.DISCONNECTED: "not connected",
+    BridgeState.CONNECTING: "connecting …",
+    BridgeState.CONNECTED: "connected",
+    BridgeState.LOST: "lost; looking for it …",
+}
+_TASKS = ("SND_INF", "RCV_INF", "CPL_INF", "RCV_MSK", "APL_MSK")
+_LOG_LINES = 60
+PROPAGATE_SLICES = 200
+EXPORT_KINDS = [
+    ["seg.nrrd", "3D Slicer’s segmentation (.seg.nrrd)"],
+    ["nii.gz", "NIfTI labels (.nii.gz)"],
+    ["dcm", "DICOM SEG (.dcm)"],
+    ["stl", "Surfaces (.stl)"],
+]
+
+
+def remote_views(server: Server) -> Sequence[IViewFactory]:
+    """Factories of views whose pictures go to the browser."""
+    options = {"target_fps": 30.0, "blur_fps": 10.0, "interactive_quality": 60}
+    return [
+        RemoteSliceViewFactory(server, populate_view_ui_f=widgets.slice_controls, **options),
+        RemoteThreeDViewFactory(server, populate_view_ui_f=widgets.three_d_controls, **options),
+    ]
+
+
+class Page:
+    """Binds a Viewer to a trame server. Everything runs on the server's event loop."""
+
+    def __init__(self, server: Server, viewer: Viewer, folder: Path, roots: list[Path], link: str) -> None:
+        """folder: holds uploads/ and downloads/. roots: folders below which volumes may be opened. link: names the session."""
+        self._server = server
+        self._viewer = viewer
+        self._downloads = folder / "downloads"
+        self._uploads = folder / "uploads"
+        self._roots = [root.resolve() for root in roots]
+        self._folder = self._roots[0] if self._roots else None
+        self._update: asyncio.TimerHandle | None = None
+        self._reading: asyncio.Task | None = None
+        # A reason that was asked for by pressing what cannot act.
+        self._notice = ""
+        layouts = LayoutManager(viewer.app.scene, viewer.app.view_manager, server)
+        layouts.register_layout_dict(LAYOUTS)
+        layouts.set_layout(next(iter(LAYOUTS)))
+        self._layouts = layouts
+        self._actions = self._make_actions()
+        server.state.update(
+            {
+                "trame__title": "samm",
+                "trame__favicon": "samm_viewer/icon.svg",
+                "dialog": "",
+                "busy": "",
+                "link": link,
+                "tools": [],
+                "folder": "",
+                "folders": [],
+                "files": [],
+                "export_kinds": EXPORT_KINDS,
+                **self._state(),
+            }
+        )
+        widgets.build(server, self, layouts)
+        self._observe()
+
+    def process_events(self) -> None:
+        """Call when the logic's descriptor is readable."""
+        self._viewer.logic.process_events()
+
+    # What is pressed.
+
+    def act(self, name: str) -> None:
+        """Do what a button or a key stands for; where it cannot act, the page says why."""
+        control, act = self._actions[name]
+        self._notice = self._viewer.logic.reasons().get(control, "")
+        if not self._notice:
+            act()
+        self.refresh()
+
+    def choose_tool(self, name: str) -> None:
+        self._notice = self._viewer.logic.reasons().get(name, "")
+        if not self._notice:
+            self._viewer.marking.choose(Tool(name))
+        self.refresh()
+
+    def choose_layout(self, name: str) -> None:
+        self._layouts.set_layout(name)
+        self.refresh()
+
+    def choose_model(self, name: str) -> None:
+        self._viewer.logic.select_model(name)
+
+    def choose_window(self, name: str) -> None:
+        if name:
+            self._viewer.logic.apply_window_preset(name)
+
+    def show_slice(self, view: str, index: int) -> None:
+        self._viewer.parameters.view = view
+        self._viewer.show_slice(view, int(index))
+        self._viewer.logic.observe()
+
+    def zoom(self, view: str, factor: float) -> None:
+        self._viewer.views.zoom(view, factor)
+
+    def segment(self, segment_id: str, edit: str, value: Any = None) -> None:
+        """edit: choose, show, rename, color or remove."""
+        logic = self._viewer.logic
+        edits = {
+            "choose": lambda: self._viewer.choose_segment(segment_id),
+            "show": lambda: logic.set_segment_visible(segment_id, bool(value)),
+            "rename": lambda: logic.rename_segment(segment_id, str(value)),
+            "color": lambda: logic.recolor_segment(segment_id, _rgb(str(value))),
+            "remove": lambda: logic.remove_segment(segment_id),
+        }
+        try:
+            edits[edit]()
+        except SammError as error:
+            self._notice = str(error)
+        self.refresh()
+
+    def dialog(self, name: str) -> None:
+        """Show a dialog: open, save, help; empty: none."""
+        if name == "open":
+            self._list(self._folder)
+        self._server.state.dialog = name
+        self.refresh()
+
+    def enter_folder(self, name: str) -> None:
+        """name: of a folder in the one that is shown; "..": the one above, as far as it may be seen."""
+        if self._folder is not None:
+            self._list(self._folder.parent if name == ".." else self._folder / name)
+        self.refresh()
+
+    def open_listed(self, name: str) -> None:
+        """Open a file or, of DICOM, the folder that is shown."""
+        if self._folder is not None:
+            self.open_path(self._folder / name if name else self._folder)
+
+    def open_uploaded(self, name: str) -> None:
+        self.open_path(self._uploads / name, is_allowed=True)
+
+    def open_path(self, path: Path, is_allowed: bool = False) -> None:
+        """Read a volume and show it; the page goes on meanwhile. is_allowed: wherever it lies."""
+        if self._reading is not None:
+            self._notice = "Another volume is being read."
+            self.refresh()
+            return
+        self._server.state.dialog = ""
+        self._server.state.busy = f"Reading {path.name} …"
+        self._reading = asyncio.ensure_future(self._open(path, is_allowed))
+        self.refresh()
+
+    def save(self, kind: str) -> None:
+        """Write the segmentation for the browser to fetch."""
+        self._server.state.dialog = ""
+        logic = self._viewer.logic
+        try:
+            path = logic.export(self._downloads, kind)
+        except SammError as error:
+            self._notice = str(error)
+        else:
+            widgets.download(self._server, path.name)
+        self.refresh()
+
+    def tell(self, sentence: str) -> None:
+        """Show a sentence of the browser's own, such as why a file could not be sent."""
+        self._notice = sentence
+        self._server.state.busy = ""
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Bring the page up to date soon; many calls are one update."""
+        if self._update is None:
+            self._update = asyncio.get_event_loop().call_later(_UPDATE_S, self._push)
+
+    # Inside.
+
+    def _make_actions(self) -> dict[str, tuple[str, Callable[[], None]]]:
+        """By name: the control whose reason counts, and what is done."""
+        viewer, logic = self._viewer, self._viewer.logic
+        return {
+            "prompt": ("prompt", logic.prompt),
+            "live": ("live", self._toggle_live),
+            "freeze": ("freeze", lambda: logic.freeze(not logic.is_frozen())),
+            "undo": ("undo", logic.undo),
+            "redo": ("redo", logic.redo),
+            "clear": ("", viewer.marking.clear),
+            "clear_roi": ("", viewer.marking.clear_roi),
+            "remove_mark": ("", viewer.marking.remove_last),
+            "new_segment": ("add_segment", viewer.new_segment),
+            "propagate": ("propagate", lambda: logic.propagate(PROPAGATE_SLICES)),
+            "segment_roi": ("segment_roi", logic.segment_roi),
+            "everything": ("everything", logic.segment_everything),
+            "stop": ("stop", logic.stop),
+            "embed": ("embed", logic.embed_all),
+            "cancel_embed": ("cancel_embed", logic.cancel_embed),
+            "start_stream": ("start_stream", viewer.start_stream),
+            "stop_stream": ("stop_stream", logic.stop_stream),
+            "load": ("load", logic.load_volume),
+            "show_3d": ("show_3d", viewer.toggle_3d),
+            "fit": ("", viewer.views.fit),
+        }
+
+    def _toggle_live(self) -> None:
+        self._viewer.parameters.live = not self._viewer.parameters.live
+        self._viewer.logic.observe()
+
+    def _observe(self) -> None:
+        events = self._viewer.logic.events
+        for name in vars(events):
+            getattr(events, name).connect(self.refresh)
+        self._viewer.changed.connect(self.refresh)
+        for _name, view in self._viewer.views.slice_views():
+            view.get_view_node().AddObserver("ModifiedEvent", lambda *_arguments: self.refresh())
+
+    def _push(self) -> None:
+        self._update = None
+        with self._server.state as state:
+            state.update(self._state())
+
+    def _state(self) -> dict[str, Any]:
+        """What the page shows, as JSON."""
+        viewer, logic, p = self._viewer, self._viewer.logic, self._viewer.parameters
+        known = logic.state
+        embedding = known.embedding
+        result = {
+            "volume": p.volume.GetName() if p.volume else "",
+            "tool": viewer.marking.tool.value,
+            "view": p.view,
+            "layout": self._layouts.layout_id,
+            "layout_names": list(LAYOUTS),
+            "reasons": logic.reasons(),
+            "connection": _CONNECTION[known.bridge],
+            "is_connected": known.is_connected,
+            "is_lost": known.bridge == BridgeState.LOST,
+            "models": known.models,
+            "model": known.model.name if known.model else "",
+            "device": known.model.device if known.model else "",
+            "presets": list(known.window_presets),
+            "is_live": p.live,
+            "is_frozen": logic.is_frozen(),
+            "is_loading": known.is_loading,
+            "is_running": known.is_running,
+            "progress": list(known.progress),
+            # That nothing is marked is no problem until something is.
+            "problem": self._notice or (known.prompt_problem if viewer.marking.is_marked else ""),
+            "score": known.score,
+            "is_low": known.is_low_confidence,
+            "segments": [_row(row) for row in logic.segment_rows()],
+            "is_3d": known.show_3d,
+            "bars": _bars(known.latency),
+            "cycle_ms": known.latency.get("total"),
+            "embedded": [embedding.done, embedding.total] if embedding else [0, 0],
+            "is_embedding": bool(embedding and embedding.sweeping),
+            "is_stream": known.stream,
+            "stream_text": known.stream_text,
+            "log": known.log[-_LOG_LINES:],
+        }
+        for name in SLICES:
+            index, count = viewer.slice_range(name)
+            result[f"{name}_index"], result[f"{name}_count"] = index, count
+            result[f"{name}_track"] = ""
+        return result
+
+    async def _open(self, path: Path, is_allowed: bool) -> None:
+        try:
+            allowed = path if is_allowed else below_roots(path, self._roots)
+            volume = await asyncio.to_thread(read_volume, allowed)
+            self._viewer.open(volume)
+            self._notice = " ".join(volume.warnings)
+        except SammError as error:
+            self._notice = str(error)
+        finally:
+            self._reading = None
+            self._server.state.busy = ""
+            self.refresh()
+
+    def _list(self, folder: Path | None) -> None:
+        state = self._server.state
+        if folder is None:
+            state.folder, state.folders, state.files = "", [], []
+            return
+        try:
+            names = listed(folder, self._roots)
+        except SammError as error:
+            self._notice = str(error)
+            return
+        self._folder = folder.resolve()
+        is_root = self._folder in self._roots
+        state.folder = self._folder.name or str(self._folder)
+        state.folders = names[0] if is_root else ["..", *names[0]]
+        state.files = names[1]
+
+
+def _row(row: Any) -> dict[str, Any]:
+    red, green, blue = (round(255 * part) for part in row.color)
+    return {
+        "id": row.id,
+        "name": row.name,
+        "color": f"#{red:02x}{green:02x}{blue:02x}",
+        "visible": row.visible,
+        "ml": None if math.isnan(row.volume_ml) else row.volume_ml,
+        "active": row.is_active,
+    }
+
+
+def _rgb(text: str) -> tuple[float, float, float]:
+    """Of "#rrggbb". Raises ValueError."""
+    return tuple(int(text[n : n + 2], 16) / 255 for n in (1, 3, 5))
+
+
+def _bars(latency: dict[str, float]) -> list[dict[str, Any]]:
+    """The five tasks of the last cycle: task, ms, share of the longest in percent."""
+    longest = max([latency.get(task, 0.0) for task in _TASKS] + [1e-9])
+    return [
+        {
+            "task": task,
+            "ms": latency.get(task, 0.0),
+            "share": round(100 * latency.get(task, 0.0) / longest),
+        }
+        for task in _TASKS
+    ]

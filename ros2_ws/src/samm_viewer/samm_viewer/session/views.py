@@ -1,0 +1,82 @@
+# Copyright 2026 samm_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""The four views of a scene: three slices and 3-D, as in 3D Slicer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import slicer
+from trame_slicer.core import SlicerApp
+from trame_slicer.views import (
+    Layout,
+    LayoutDirection,
+    SliceView,
+    ThreeDView,
+    ViewLayoutDefinition,
+)
+
+SLICES = ("Red", "Green", "Yellow")
+THREE_D = "ThreeD"
+_AXIAL = ViewLayoutDefinition.axial_view()
+_CORONAL = ViewLayoutDefinition.coronal_view()
+_SAGITTAL = ViewLayoutDefinition.sagittal_view()
+_THREE_D = ViewLayoutDefinition.threed_view(name=THREE_D, background_color="#0b0e11")
+_ROW, _COLUMN = LayoutDirection.Horizontal, LayoutDirection.Vertical
+
+# By the name that the page shows.
+LAYOUTS = {
+    "Four views": Layout(_ROW, [Layout(_COLUMN, [_AXIAL, _CORONAL]), Layout(_COLUMN, [_THREE_D, _SAGITTAL])]),
+    "Axial and three": Layout(
+        _ROW, [_AXIAL, Layout(_COLUMN, [_CORONAL, _SAGITTAL, _THREE_D])], flex_sizes=["2", "1"]
+    ),
+    "Axial": Layout(_COLUMN, [_AXIAL]),
+    "Coronal": Layout(_COLUMN, [_CORONAL]),
+    "Sagittal": Layout(_COLUMN, [_SAGITTAL]),
+    "3-D": Layout(_COLUMN, [_THREE_D]),
+}
+
+
+class Views:
+    """Made by the factories that were registered with the app's view manager."""
+
+    def __init__(self, app: SlicerApp) -> None:
+        self._app = app
+        for definition in (_AXIAL, _CORONAL, _SAGITTAL, _THREE_D):
+            view = app.view_manager.create_view(definition)
+            # Eight samples a pixel cost half the pictures a second, and show nothing more of a slice.
+            view.render_window().SetMultiSamples(0)
+
+    def slice_view(self, name: str) -> SliceView:
+        """name: one of SLICES."""
+        return self._app.view_manager.get_view(name)
+
+    @property
+    def three_d(self) -> ThreeDView:
+        return self._app.view_manager.get_view(THREE_D)
+
+    def slice_views(self) -> Iterator[tuple[str, SliceView]]:
+        for name in SLICES:
+            yield name, self.slice_view(name)
+
+    def slice_node(self, name: str) -> slicer.vtkMRMLSliceNode | None:
+        """As Slicer-IPP's logic asks for it."""
+        return self.slice_view(name).get_view_node() if name in SLICES else None
+
+    def show(self, volume: slicer.vtkMRMLVolumeNode) -> None:
+        """Show a volume whole, along its own planes."""
+        for _name, view in self.slice_views():
+            view.set_background_volume_id(volume.GetID())
+            node = view.get_view_node()
+            node.SetOrientationToDefault()
+            node.RotateToVolumePlane(volume)
+        self.fit()
+
+    def fit(self) -> None:
+        """Show all there is in each view, on the slices that are nearest."""
+        for _name, view in self.slice_views():
+            view.fit_view_to_content()
+        self.three_d.fit_view_to_content()
+
+    def zoom(self, name: str, factor: float) -> None:
+        (self.three_d if name == THREE_D else self.slice_view(name)).zoom(factor)

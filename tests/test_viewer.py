@@ -1,0 +1,343 @@
+# Copyright 2026 samm_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""The viewer without a page: the mouse's events go into its views, points, boxes and pixels come out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import vtk
+from bridge_process import BridgeProcess
+from slicer_scene import slicer_app
+from SlicerIPPLib.marks import box_on
+from SlicerIPPLib.nodes import array_of, display_window, placed_points
+from vtk.util.numpy_support import vtk_to_numpy
+
+from samm_core.errors import VolumeError
+from samm_core.geometry import VolumeGeometry
+from samm_core.sources.readers import Content
+from samm_core.sources.volume import Volume, volume_of
+
+WIDTH, HEIGHT = 400, 300
+SHAPE_KJI = (40, 50, 60)
+# Turned by 20 degrees about two axes, with voxels of three lengths.
+_A, _B = np.radians([20.0, 20.0])
+OBLIQUE = np.eye(4)
+OBLIQUE[:3, :3] = (
+    np.array([[np.cos(_A), -np.sin(_A), 0], [np.sin(_A), np.cos(_A), 0], [0, 0, 1]])
+    @ np.array([[1, 0, 0], [0, np.cos(_B), -np.sin(_B)], [0, np.sin(_B), np.cos(_B)]])
+    @ np.diag([1.0, 1.2, 2.0])
+)
+OBLIQUE[:3, 3] = (-30.0, 12.0, 7.0)
+
+
+@pytest.fixture(scope="module")
+def viewer() -> Iterator[object]:
+    """On the process' one scene, its views drawn off screen."""
+    # VTK without a graphics driver, even in software, ends its process.
+    draw = "import vtk; w = vtk.vtkRenderWindow(); w.SetOffScreenRendering(1); w.Render()"
+    if subprocess.run([sys.executable, "-c", draw], capture_output=True, check=False).returncode:
+        pytest.skip("nothing is drawn here: install libegl1 and libgl1-mesa-dri")
+    from trame_slicer.views import DirectViewFactory
+    from trame_slicer.views.render_scheduler import NoScheduleRendering
+
+    from samm_viewer.session.viewer import Viewer
+
+    viewer = Viewer(slicer_app(), [DirectViewFactory(do_render_offscreen=True)])
+    for view in [view for _name, view in viewer.views.slice_views()] + [viewer.views.three_d]:
+        # Drawn when a picture is taken, not at each change.
+        view.set_scheduled_render(NoScheduleRendering())
+        view.render_window().SetSize(WIDTH, HEIGHT)
+        view.interactor().UpdateSize(WIDTH, HEIGHT)
+        view.interactor().InvokeEvent("WindowResizeEvent")
+    yield viewer
+    viewer.close()
+    slicer_app().scene.Clear(False)
+
+
+def volume(ijk_to_ras: np.ndarray = OBLIQUE) -> Volume:
+    """A bright ball on a gradient."""
+    k, j, i = np.indices(SHAPE_KJI)
+    ball = (k - 20) ** 2 + (j - 25) ** 2 + (i - 30) ** 2 < 100
+    return volume_of(Content((ball * 800 + i * 5).astype(np.int16), ijk_to_ras), Path("ball.nii"))
+
+
+@pytest.fixture
+def shown(viewer: object) -> object:
+    """With the volume open, and nothing marked."""
+    from samm_viewer.session.marking import Tool
+
+    viewer.open(volume())
+    viewer.marking.choose(Tool.POSITIVE)
+    return viewer
+
+
+def event(view: object, name: str, x: float, y: float, control: bool = False) -> None:
+    interactor = view.interactor()
+    interactor.SetEventInformation(round(x), round(y), int(control), 0)
+    interactor.InvokeEvent(name)
+
+
+def click(view: object, x: float, y: float, control: bool = False) -> None:
+    event(view, "LeftButtonPressEvent", x, y, control)
+    event(view, "LeftButtonReleaseEvent", x, y, control)
+
+
+def drag(view: object, *path: tuple[float, float]) -> None:
+    event(view, "LeftButtonPressEvent", *path[0])
+    for x, y in path[1:]:
+        event(view, "MouseMoveEvent", x, y)
+    event(view, "LeftButtonReleaseEvent", *path[-1])
+
+
+def pixel_of(view: object, point_ras: np.ndarray) -> np.ndarray:
+    """Where a position is shown: x and y from the view's lower left."""
+    return (np.linalg.inv(array_of(view.get_view_node().GetXYToRAS())) @ [*point_ras, 1.0])[:2]
+
+
+def picture(view: object) -> np.ndarray:
+    """(H, W, 3) int, the first row at the bottom, as mouse positions count."""
+    view.render_window().Render()
+    shot = vtk.vtkWindowToImageFilter()
+    shot.SetInput(view.render_window())
+    shot.SetInputBufferTypeToRGB()
+    shot.ReadFrontBufferOff()
+    shot.Update()
+    image = shot.GetOutput()
+    width, height, _one = image.GetDimensions()
+    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, 3).astype(int)
+
+
+def colored(view: object) -> np.ndarray:
+    """(H, W) bool: what is not grey, for volumes are."""
+    pixels = picture(view)
+    return pixels.max(axis=2) - pixels.min(axis=2) > 12
+
+
+@pytest.mark.parametrize("name", ["Red", "Green", "Yellow"])
+def test_a_click_places_a_point_on_the_shown_slice_of_an_oblique_volume(shown: object, name: str) -> None:
+    geometry = VolumeGeometry(SHAPE_KJI[::-1], OBLIQUE)
+    view = shown.views.slice_view(name)
+    wanted = np.array([27.0, 22.0, 18.0])
+    across = {"Red": 2, "Green": 1, "Yellow": 0}[name]
+    shown.show_slice(name, int(wanted[across]))
+    shown.parameters.view = name
+    wanted[across] = shown.logic.shown_place().index
+    click(view, *pixel_of(view, geometry.position_of(wanted)[0]))
+    ((_label, position),) = placed_points(shown.parameters.positive)
+    assert np.abs(geometry.index_of(position)[0] - wanted).max() < 0.5
+    assert shown.parameters.view == name
+
+
+def test_control_and_the_other_tool_place_negative_points(shown: object) -> None:
+    from samm_viewer.session.marking import Tool
+
+    view = shown.views.slice_view("Red")
+    click(view, 200, 150, control=True)
+    shown.marking.choose(Tool.NEGATIVE)
+    click(view, 240, 150)
+    assert len(placed_points(shown.parameters.negative)) == 2
+    assert not placed_points(shown.parameters.positive)
+
+
+def test_a_point_that_is_pressed_is_dragged_and_no_other_is_placed(shown: object) -> None:
+    view = shown.views.slice_view("Red")
+    click(view, 180, 150)
+    event(view, "MouseMoveEvent", 180, 150)
+    drag(view, (181, 150), (200, 160), (221, 170))
+    ((_label, position),) = placed_points(shown.parameters.positive)
+    assert np.abs(pixel_of(view, position) - (220, 170)).max() < 3
+
+
+@pytest.mark.parametrize("name", ["Red", "Green", "Yellow"])
+def test_a_box_is_drawn_and_its_edges_and_middle_are_dragged(shown: object, name: str) -> None:
+    from samm_viewer.session.marking import Tool
+
+    shown.marking.choose(Tool.BOX)
+    view = shown.views.slice_view(name)
+
+    def extent() -> np.ndarray:
+        """Its corners in the view: x min, y min, x max, y max."""
+        from SlicerIPPLib.nodes import roi_corners
+
+        pixels = np.array([pixel_of(view, corner) for corner in roi_corners(shown.parameters.box)])
+        return np.concatenate([pixels.min(axis=0), pixels.max(axis=0)])
+
+    drag(view, (150, 100), (180, 130), (250, 200))
+    assert extent() == pytest.approx([150, 100, 250, 200], abs=1)
+    box = shown.parameters.box
+    # The right edge, the lower left corner, the middle; then the left edge past the right one.
+    drag(view, (250, 150), (270, 150))
+    assert extent() == pytest.approx([150, 100, 270, 200], abs=1)
+    drag(view, (150, 100), (140, 90))
+    assert extent() == pytest.approx([140, 90, 270, 200], abs=1)
+    drag(view, (205, 145), (215, 155))
+    assert extent() == pytest.approx([150, 100, 280, 210], abs=1)
+    drag(view, (150, 155), (300, 155))
+    assert extent() == pytest.approx([280, 100, 300, 210], abs=1)
+    assert shown.parameters.box is box
+    # It is a voxel thick, and lies on the shown slice.
+    assert box_on(shown.logic.shown_place(), box) is not None
+    # Elsewhere a press begins it anew.
+    drag(view, (60, 60), (100, 90))
+    assert extent() == pytest.approx([60, 60, 100, 90], abs=1)
+
+
+def test_a_3d_box_is_as_deep_as_wide_and_its_depth_is_dragged_in_another_view(shown: object) -> None:
+    from samm_viewer.session.marking import Tool
+
+    shown.marking.choose(Tool.ROI)
+    red, green = shown.views.slice_view("Red"), shown.views.slice_view("Green")
+    drag(red, (170, 120), (200, 150), (230, 170))
+    width, height, depth = shown.parameters.roi.GetSize()
+    assert depth == pytest.approx((width + height) / 2)
+    centre = [0.0, 0.0, 0.0]
+    shown.parameters.roi.GetCenterWorld(centre)
+    x, y = pixel_of(green, np.array(centre))
+    up = depth / 2 / np.linalg.norm(array_of(green.get_view_node().GetXYToRAS())[:3, 1])
+    drag(green, (x, y + up), (x, y + up + 20))
+    assert shown.parameters.roi.GetSize()[:2] == pytest.approx((width, height))
+    assert shown.parameters.roi.GetSize()[2] == pytest.approx(depth * (1 + 10 / up), rel=0.1)
+    assert shown.parameters.box is None
+
+
+def test_marks_of_another_slice_are_done_with(shown: object) -> None:
+    view = shown.views.slice_view("Red")
+    click(view, 180, 150)
+    click(view, 220, 150)
+    index, _count = shown.slice_range("Red")
+    shown.show_slice("Red", index + 3)
+    click(view, 200, 150)
+    ((_label, position),) = placed_points(shown.parameters.positive)
+    assert np.abs(pixel_of(view, position) - (200, 150)).max() < 1
+
+
+def test_the_last_mark_is_removed_then_the_one_before(shown: object) -> None:
+    view = shown.views.slice_view("Red")
+    click(view, 180, 150)
+    click(view, 220, 150, control=True)
+    shown.marking.remove_last()
+    assert not placed_points(shown.parameters.negative) and shown.marking.is_marked
+    shown.marking.remove_last()
+    assert not shown.marking.is_marked
+
+
+def test_a_drag_widens_the_window_and_lets_its_level_fall(shown: object) -> None:
+    from samm_viewer.session.marking import Tool
+
+    shown.marking.choose(Tool.WINDOW)
+    lower, upper = display_window(shown.parameters.volume)
+    drag(shown.views.slice_view("Red"), (200, 150), (200 + WIDTH / 4, 150))
+    low, high = display_window(shown.parameters.volume)
+    assert high - low == pytest.approx((upper - lower) * 2**0.5, rel=0.01)
+    drag(shown.views.slice_view("Red"), (200, 100), (200, 100 + HEIGHT / 4))
+    assert sum(display_window(shown.parameters.volume)) / 2 < (low + high) / 2
+
+
+@pytest.mark.parametrize(("name", "count"), [("Red", 40), ("Green", 50), ("Yellow", 60)])
+def test_each_slice_is_shown_by_its_number(shown: object, name: str, count: int) -> None:
+    shown.parameters.view = name
+    indices = set()
+    for index in range(count):
+        shown.show_slice(name, index)
+        assert shown.slice_range(name) == (index, count)
+        indices.add(shown.logic.shown_place().index)
+    assert indices == set(range(count))
+
+
+def test_a_mask_is_drawn_where_it_is_in_every_view_and_no_key_of_slicers_hides_it(shown: object) -> None:
+    shown.logic.add_segment("ball")
+    place = shown.logic.shown_place()
+    ball = volume().voxels > 700
+    for index in range(10, 31):
+        mask = ball.take(index, axis=2 - place.axis)
+        if mask.any():
+            shown.logic.segments.write(shown.parameters.segment_id, place.axis, index, mask)
+    centre = VolumeGeometry(SHAPE_KJI[::-1], OBLIQUE).position_of([30, 25, 20])[0]
+    for name, view in shown.views.slice_views():
+        shown.views.slice_view(name).get_view_node().JumpSliceByOffsetting(*centre)
+        x, y = np.rint(pixel_of(view, centre)).astype(int)
+        seen = colored(view)
+        assert seen[y, x], name
+        assert not seen[:20].any() and not seen[-20:].any()
+        before = seen.sum()
+        view.interactor().SetKeyCode("g")
+        view.interactor().SetKeySym("g")
+        for key_event in ("KeyPressEvent", "CharEvent"):
+            view.interactor().InvokeEvent(key_event)
+        assert colored(view).sum() == before
+    assert not colored(shown.views.three_d).any()
+    shown.toggle_3d()
+    assert colored(shown.views.three_d).sum() > 500
+    shown.toggle_3d()
+    assert not colored(shown.views.three_d).any()
+
+
+def test_another_volume_takes_the_place_of_all_that_was_there(shown: object) -> None:
+    click(shown.views.slice_view("Red"), 200, 150)
+    shown.logic.add_segment()
+    first = shown.parameters.volume.GetID()
+    shown.open(volume(np.diag([2.0, 2.0, 2.0, 1.0])))
+    assert shown.app.scene.GetNodeByID(first) is None
+    assert shown.parameters.segmentation is None and not shown.marking.is_marked
+    assert shown.views.slice_view("Red").get_background_volume_id() == shown.parameters.volume.GetID()
+    assert picture(shown.views.slice_view("Red")).max() > 200
+
+
+def test_volumes_are_opened_below_the_given_folders_alone(viewer: object, tmp_path: Path) -> None:
+    from samm_viewer.session.volumes import below_roots, listed
+
+    root = tmp_path / "root"
+    (root / "series").mkdir(parents=True)
+    (root / "a.nii").touch()
+    (root / ".hidden").touch()
+    (tmp_path / "secret").mkdir()
+    (root / "link").symlink_to(tmp_path / "secret")
+    assert listed(root, [root]) == (["link", "series"], ["a.nii"])
+    assert below_roots(root / "series" / ".." / "a.nii", [root]) == (root / "a.nii").resolve()
+    for path in (root / "..", root / "link", tmp_path / "secret", Path("/etc/passwd")):
+        with pytest.raises(VolumeError, match="--root"):
+            below_roots(path, [root])
+
+
+@pytest.fixture(scope="module")
+def port(shared_graph: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with BridgeProcess(shared_graph, tmp_path_factory.mktemp("bridge")) as bridge:
+        yield bridge.ports["IPP/2"]
+
+
+@pytest.mark.xdist_group("graph")
+def test_a_mask_is_drawn_while_the_box_is_dragged(viewer: object, port: int, mni: Volume) -> None:
+    """Marked with the mouse, computed by a graph in other processes, seen before the mouse is released; then undone."""
+    from samm_viewer.session.marking import Tool
+
+    viewer.open(mni)
+    viewer.logic.connect(f"tcp://127.0.0.1:{port}")
+    assert viewer.spin(lambda: not viewer.logic.reasons()["prompt"]), viewer.logic.reasons()["prompt"]
+    view = viewer.views.slice_view("Red")
+    viewer.show_slice("Red", 35)
+    viewer.marking.choose(Tool.BOX)
+    # The cerebellum's left half, in pixels of the slice; see BOXES of test_slicer_session.
+    corners = [mni.geometry.position_of([i, j, 35])[0] for i, j in ((36, 110), (82, 162))]
+    (x0, y0), (x1, y1) = (pixel_of(view, corner) for corner in corners)
+    event(view, "LeftButtonPressEvent", x0, y0)
+    event(view, "MouseMoveEvent", (x0 + x1) / 2, (y0 + y1) / 2)
+    event(view, "MouseMoveEvent", x1, y1)
+    viewer.parameters.box.GetDisplayNode().SetVisibility(False)
+    assert viewer.spin(lambda: colored(view).sum() > 100), viewer.logic.state.prompt_problem
+    rows, columns = np.nonzero(colored(view))
+    low, high = np.minimum((x0, y0), (x1, y1)), np.maximum((x0, y0), (x1, y1))
+    assert (columns >= low[0] - 3).all() and (columns <= high[0] + 3).all()
+    assert (rows >= low[1] - 3).all() and (rows <= high[1] + 3).all()
+    event(view, "LeftButtonReleaseEvent", x1, y1)
+    viewer.marking.clear()
+    viewer.logic.undo()
+    while viewer.logic.state.can_undo:
+        viewer.logic.undo()
+    assert not colored(view).any()
+    viewer.logic.disconnect()
