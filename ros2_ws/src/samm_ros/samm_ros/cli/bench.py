@@ -13,7 +13,7 @@ from types import ModuleType
 
 HELP = (
     "measure: --prompts, --volumes, --stream a model on volumes with labels; --encoder, --decoder, --cache, --memory, --startup, "
-    "--live this machine; "
+    "--live, --viewer this machine; "
     "none of them: a race of whole cycles"
 )
 
@@ -23,6 +23,7 @@ _BENCHMARKS = {
     "cache": "masks from embeddings in fewer bits; reading a volume's embeddings against computing them",
     "memory": "the server's memory while a volume is embedded in full, at 16 and 8 bits a value",
     "live": "masks a second of a live stream through a graph, how late they are, and what is dropped",
+    "viewer": "the browser's page: how soon it is there, its memory, pictures and masks a second of a drag",
     "startup": "from a process's start to its first mask, and the memory it takes",
 }
 # These take a folder of volumes with labels.

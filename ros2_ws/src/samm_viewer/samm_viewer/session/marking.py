@@ -162,9 +162,9 @@ class Marking:
         return is_ours
 
     def _begin_marks(self) -> None:
-        """Marks are on one slice: those on another are done with."""
+        """Marks are on one slice: those on another are done with, unless they move along."""
         shown = self._logic.shown_place().key
-        if self._marked not in (None, shown):
+        if self._marked not in (None, shown) and not self._logic.parameters.marks_follow:
             self.clear()
         self._marked = shown
 

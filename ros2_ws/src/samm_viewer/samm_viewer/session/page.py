@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from SlicerIPPLib.client_events import BridgeState
+from SlicerIPPLib.export import KINDS, missing_package
+from SlicerIPPLib.nodes import world_geometry
+from SlicerIPPLib.view import PLANES
 from trame_server import Server
 from trame_slicer.core import LayoutManager
 from trame_slicer.rca_view import RemoteSliceViewFactory, RemoteThreeDViewFactory
@@ -37,13 +40,10 @@ _CONNECTION = {
 }
 _TASKS = ("SND_INF", "RCV_INF", "CPL_INF", "RCV_MSK", "APL_MSK")
 _LOG_LINES = 60
+_STREAM_LAYOUT = "Axial"
+# Of a slider's track.
+_TRACK, _EMBEDDED = "#ffffff30", "#4db8ffb0"
 PROPAGATE_SLICES = 200
-EXPORT_KINDS = [
-    ["seg.nrrd", "3D Slicer’s segmentation (.seg.nrrd)"],
-    ["nii.gz", "NIfTI labels (.nii.gz)"],
-    ["dcm", "DICOM SEG (.dcm)"],
-    ["stl", "Surfaces (.stl)"],
-]
 
 
 def remote_views(server: Server) -> Sequence[IViewFactory]:
@@ -68,6 +68,12 @@ class Page:
         self._folder = self._roots[0] if self._roots else None
         self._update: asyncio.TimerHandle | None = None
         self._reading: asyncio.Task | None = None
+        # What is to be read next: a path, and whether it may be anywhere.
+        self._wanted: tuple[Path, bool] | None = None
+        # The layout before a stream was shown, which is one picture.
+        self._layout_before = ""
+        # What the shown volume was read from.
+        self._source: Path | None = None
         # A reason that was asked for by pressing what cannot act.
         self._notice = ""
         layouts = LayoutManager(viewer.app.scene, viewer.app.view_manager, server)
@@ -86,7 +92,9 @@ class Page:
                 "folder": "",
                 "folders": [],
                 "files": [],
-                "export_kinds": EXPORT_KINDS,
+                "export_kinds": [
+                    [suffix, text] for suffix, text in KINDS.items() if not missing_package(suffix)
+                ],
                 **self._state(),
             }
         )
@@ -170,26 +178,40 @@ class Page:
         self.open_path(self._uploads / name, is_allowed=True)
 
     def open_path(self, path: Path, is_allowed: bool = False) -> None:
-        """Read a volume and show it; the page goes on meanwhile. is_allowed: wherever it lies."""
-        if self._reading is not None:
-            self._notice = "Another volume is being read."
-            self.refresh()
-            return
+        """Read a volume and show it; the page goes on meanwhile. is_allowed: wherever it lies.
+
+        Of those that are asked for while one is read, the newest is next.
+        """
         self._server.state.dialog = ""
-        self._server.state.busy = f"Reading {path.name} …"
-        self._reading = asyncio.ensure_future(self._open(path, is_allowed))
+        self._wanted = (path, is_allowed)
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._read())
         self.refresh()
 
-    def save(self, kind: str) -> None:
-        """Write the segmentation for the browser to fetch."""
+    def save(self, suffix: str) -> None:
+        """Write the segmentation, for the browser to fetch. suffix: one of export.KINDS."""
         self._server.state.dialog = ""
         logic = self._viewer.logic
-        try:
-            path = logic.export(self._downloads, kind)
-        except SammError as error:
-            self._notice = str(error)
-        else:
-            widgets.download(self._server, path.name)
+        if suffix not in KINDS or (why := logic.reasons()["export"]):
+            self.tell(why if suffix in KINDS else f"There is no kind of file {suffix}.")
+            return
+        self._server.state.busy = "Writing the file …"
+        # A volume's name may be a patient's; in a folder of our own it is what the user knows the file by.
+        stem = self._viewer.parameters.volume.GetName().split(".")[0] or "segmentation"
+        path = self._downloads / f"{stem}{suffix}"
+
+        def done(why: str) -> None:
+            self.tell(why)
+            if not why:
+                widgets.download(self._server, path.name)
+
+        logic.export(path, self._source, done)
+        self.refresh()
+
+    def fetch_weights(self, name: str) -> None:
+        self._notice = self._viewer.logic.reasons()["fetch_weights"]
+        if not self._notice:
+            self._viewer.logic.fetch_weights(name)
         self.refresh()
 
     def tell(self, sentence: str) -> None:
@@ -224,15 +246,39 @@ class Page:
             "stop": ("stop", logic.stop),
             "embed": ("embed", logic.embed_all),
             "cancel_embed": ("cancel_embed", logic.cancel_embed),
-            "start_stream": ("start_stream", viewer.start_stream),
-            "stop_stream": ("stop_stream", logic.stop_stream),
+            "start_stream": ("start_stream", self._start_stream),
+            "stop_stream": ("stop_stream", self._stop_stream),
             "load": ("load", logic.load_volume),
             "show_3d": ("show_3d", viewer.toggle_3d),
             "fit": ("", viewer.views.fit),
+            "marks_follow": ("marks_follow", self._toggle_marks_follow),
+            "restore": ("restore", logic.restore_autosave),
+            "cancel_fetch": ("cancel_fetch", logic.cancel_fetch),
         }
 
     def _toggle_live(self) -> None:
         self._viewer.parameters.live = not self._viewer.parameters.live
+        self._viewer.logic.observe()
+
+    def _start_stream(self) -> None:
+        self._layout_before = self._layouts.layout_id
+        self._layouts.set_layout(_STREAM_LAYOUT)
+        self._viewer.start_stream()
+
+    def _stop_stream(self) -> None:
+        """Back to the views, and to the volume, that were shown before."""
+        self._viewer.logic.stop_stream()
+        self._end_stream_layout()
+        if self._source is not None:
+            self.open_path(self._source, is_allowed=True)
+
+    def _end_stream_layout(self) -> None:
+        if self._layout_before and self._layouts.layout_id == _STREAM_LAYOUT:
+            self._layouts.set_layout(self._layout_before)
+        self._layout_before = ""
+
+    def _toggle_marks_follow(self) -> None:
+        self._viewer.parameters.marks_follow = not self._viewer.parameters.marks_follow
         self._viewer.logic.observe()
 
     def _observe(self) -> None:
@@ -269,6 +315,7 @@ class Page:
             "presets": list(known.window_presets),
             "is_live": p.live,
             "is_frozen": logic.is_frozen(),
+            "is_following": p.marks_follow,
             "is_loading": known.is_loading,
             "is_running": known.is_running,
             "progress": list(known.progress),
@@ -278,6 +325,9 @@ class Page:
             "is_low": known.is_low_confidence,
             "segments": [_row(row) for row in logic.segment_rows()],
             "is_3d": known.show_3d,
+            "weights": [[w.model, w.size, w.is_here, w.is_fetchable, w.page] for w in known.weights],
+            "fetching": known.fetching,
+            "fetched": list(known.fetch_progress),
             "bars": _bars(known.latency),
             "cycle_ms": known.latency.get("total"),
             "embedded": [embedding.done, embedding.total] if embedding else [0, 0],
@@ -289,21 +339,44 @@ class Page:
         for name in SLICES:
             index, count = viewer.slice_range(name)
             result[f"{name}_index"], result[f"{name}_count"] = index, count
-            result[f"{name}_track"] = ""
+            result[f"{name}_track"] = self._track(name, count)
         return result
 
-    async def _open(self, path: Path, is_allowed: bool) -> None:
-        try:
-            allowed = path if is_allowed else below_roots(path, self._roots)
-            volume = await asyncio.to_thread(read_volume, allowed)
-            self._viewer.open(volume)
-            self._notice = " ".join(volume.warnings)
-        except SammError as error:
-            self._notice = str(error)
-        finally:
-            self._reading = None
-            self._server.state.busy = ""
+    def _track(self, view: str, count: int) -> str:
+        """A slider's track as CSS: bright where the slices of the volume are embedded."""
+        known = self._viewer.logic.state
+        if (
+            known.embedding is None
+            or known.sent_volume is None
+            or known.embedding.uid != known.sent_volume.uid
+        ):
+            return _TRACK
+        axis = world_geometry(self._viewer.parameters.volume).axis(PLANES[view])
+        stops = []
+        for first, last in known.embedding.runs[known.graph_volume.plane_across(axis)]:
+            left, right = 100 * first / count, 100 * (last + 1) / count
+            stops += [f"{_TRACK} {left:.2f}%", f"{_EMBEDDED} {left:.2f}%", f"{_EMBEDDED} {right:.2f}%"]
+            stops += [f"{_TRACK} {right:.2f}%"]
+        return f"linear-gradient(to right, {', '.join(stops)})" if stops else _TRACK
+
+    async def _read(self) -> None:
+        while self._wanted is not None:
+            (path, is_allowed), self._wanted = self._wanted, None
+            self._server.state.busy = f"Reading {path.name} …"
             self.refresh()
+            try:
+                path = path if is_allowed else below_roots(path, self._roots)
+                volume = await asyncio.to_thread(read_volume, path)
+                if self._wanted is None:
+                    self._end_stream_layout()
+                    self._viewer.open(volume)
+                    self._source = path
+                    self._notice = " ".join(volume.warnings)
+            except SammError as error:
+                self._notice = str(error)
+        self._reading = None
+        self._server.state.busy = ""
+        self.refresh()
 
     def _list(self, folder: Path | None) -> None:
         state = self._server.state

@@ -44,6 +44,7 @@ def build(server: Server, page: Page, layouts: LayoutManager) -> None:
         page.open_listed,
         page.open_uploaded,
         page.save,
+        page.fetch_weights,
         page.tell,
     ):
         server.controller.trigger(method.__name__)(method)

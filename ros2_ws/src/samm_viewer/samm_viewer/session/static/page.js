@@ -5,7 +5,7 @@
   const call = (name, ...values) => window.trame.trigger(name, values);
   const tools = { p: "positive", n: "negative", x: "box", r: "roi", w: "window" };
   const actions = {
-    s: "prompt", l: "live", e: "freeze", a: "new_segment", c: "clear", delete: "remove_mark", backspace: "remove_mark",
+    s: "prompt", l: "live", m: "marks_follow", e: "freeze", a: "new_segment", c: "clear", delete: "remove_mark", backspace: "remove_mark",
     z: "undo", y: "redo", g: "propagate", b: "segment_roi", d: "show_3d", f: "fit",
   };
 

@@ -1,0 +1,158 @@
+# Copyright 2026 samm_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""The viewer whole: `samm view`, its page in a headless chromium, the bridge and the graph, each in processes of its own."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from bridge_process import BridgeProcess
+from viewer_page import ViewerPage, browser, chromium, viewer_process
+
+pytestmark = [
+    pytest.mark.xdist_group("graph"),
+    pytest.mark.skipif(not chromium(), reason="there is no chromium; on Debian: apt-get install chromium"),
+]
+
+# Where in the middle slices of the MNI brain, fractions of a view, LiteMedSAM finds something for a box.
+BOX = ((0.40, 0.42), (0.62, 0.62))
+
+
+@pytest.fixture(scope="module")
+def bridge(shared_graph: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BridgeProcess]:
+    with BridgeProcess(shared_graph, tmp_path_factory.mktemp("bridge")) as bridge:
+        yield bridge
+
+
+@pytest.fixture(scope="module")
+def url(bridge: BridgeProcess, mni_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("viewer")
+    with viewer_process(bridge.ports["IPP/2"], folder, str(mni_path)) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[object]:
+    with browser() as chrome:
+        yield chrome
+
+
+@pytest.fixture(scope="module")
+def first(chrome: object, url: str) -> Iterator[ViewerPage]:
+    page = ViewerPage(chrome, url)
+    yield page
+    assert not page.errors
+    page.close()
+
+
+@pytest.fixture
+def page(first: ViewerPage) -> ViewerPage:
+    """With no marks and no masks."""
+    first.ready()
+    first.press("c")
+    for segment in first.state("segments"):
+        first.page.evaluate("id => window.trame.trigger('segment', [id, 'remove'])", segment["id"])
+    first.wait("!s.segments.length")
+    return first
+
+
+def test_a_click_in_each_view_gives_a_mask_around_it_and_undo_takes_it_away(page: ViewerPage) -> None:
+    page.tool("positive")
+    for view in ("Red", "Green", "Yellow"):
+        page.press("a")
+        segments = len(page.state("segments"))
+        page.wait(f"s.segments.length === {segments + 1}" if not segments else "s.segments.length > 0")
+        page.click(view, 0.45, 0.5)
+        page.wait("s.segments.length && s.segments[s.segments.length - 1].ml > 0")
+        # The point alone is some 60 pixels.
+        page.wait_for_colored(view, 150)
+        page.press("z")
+        page.wait("!(s.segments[s.segments.length - 1].ml > 0)")
+        page.press("c")
+        page.wait_for_colored(view, 0, 20)
+
+
+def test_a_box_is_filled_while_it_is_drawn_saved_and_read_back(
+    page: ViewerPage, tmp_path: Path, mni_path: Path
+) -> None:
+    page.tool("box")
+    page.drag("Green", *BOX)
+    page.wait("s.segments.length === 1 && s.segments[0].ml > 0 && s.score !== null")
+    shown = page.state("Green_index")
+    page.page.locator(".segments .text").first.fill("ventricle")
+    page.page.locator(".segments .text").first.press("Enter")
+    page.wait("s.segments[0].name === 'ventricle'")
+    page.page.click("#save")
+    with page.page.expect_download() as download:
+        page.page.click("#save-nii-gz")
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    labels = np.asarray(nibabel.load(path).dataobj)
+    volume = nibabel.load(mni_path)
+    assert labels.shape == volume.shape
+    assert set(np.unique(np.nonzero(labels)[1])) == {shown}, "the mask is on the shown coronal slice alone"
+    millilitres = np.count_nonzero(labels) * abs(np.linalg.det(volume.affine[:3, :3])) / 1000
+    assert page.state("segments")[0]["ml"] == pytest.approx(millilitres, rel=0.01)
+
+
+def test_another_browser_has_work_of_its_own_and_a_link_shares_it(
+    page: ViewerPage, chrome: object, url: str
+) -> None:
+    other = ViewerPage(chrome, url)
+    other.ready()
+    other.tool("box")
+    other.drag("Red", *BOX)
+    other.wait("s.segments.length === 1 && s.segments[0].ml > 0")
+    assert page.state("segments") == []
+    joined = ViewerPage(chrome, f"{url}&session={other.state('link')}")
+    joined.wait("s.segments.length === 1 && s.segments[0].ml > 0")
+    joined.close()
+    other.close()
+
+
+def test_an_uploaded_oblique_volume_is_shown_along_its_planes_and_segmented(
+    page: ViewerPage, chrome: object, url: str, mni_path: Path, tmp_path: Path
+) -> None:
+    image = sitk.ReadImage(str(mni_path))
+    turn = np.radians(18.0)
+    turned = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    direction = turned @ np.array(image.GetDirection()).reshape(3, 3)
+    image.SetDirection(direction.ravel().tolist())
+    path = tmp_path / f"oblique_{uuid.uuid4().hex[:6]}.nrrd"
+    sitk.WriteImage(image[::2, ::2, ::2], str(path))
+    mine = ViewerPage(chrome, url)
+    mine.page.keyboard.press("o")
+    mine.page.locator("input[type=file]").first.set_input_files(str(path))
+    mine.wait(f"s.volume.startsWith('{path.stem}')")
+    mine.ready()
+    mine.tool("box")
+    mine.drag("Green", *BOX)
+    mine.wait("s.segments.length === 1 && s.segments[0].ml > 0")
+    mine.press("c")
+    # The brain fills the view as an upright one does, and so does its mask.
+    mine.wait_for_colored("Green", 100)
+    mine.close()
+
+
+def test_a_bridge_that_is_killed_is_said_and_found_again(page: ViewerPage, bridge: BridgeProcess) -> None:
+    ports = dict(bridge.ports)
+    bridge.kill()
+    page.wait("s.is_lost")
+    assert "lost" in page.page.inner_text(".status")
+    bridge.start(ports)
+    page.wait("s.is_connected")
+    page.ready()
+    page.tool("box")
+    page.drag("Red", *BOX)
+    page.wait("s.segments.length === 1 && s.segments[0].ml > 0")
+
+
+def test_what_cannot_act_says_why(page: ViewerPage) -> None:
+    page.page.click("#segment_roi")
+    page.wait("s.problem.includes('3-D ROI')")
