@@ -1,25 +1,31 @@
 # Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the pictures of the README, with a graph of its own: the overlay, the latency page's plot, Slicer's scene.
+"""Makes the pictures of the README, with a graph of its own: overlay, plot of latency, Slicer's scene, the viewer's page.
 
     source ros2_ws/install/setup.bash && .venv/bin/python docs/pictures.py
 
-Slicer's scene is drawn by Slicer's own views without its desktop (trame-slicer), which needs EGL or OSMesa.
+Slicer's scene is drawn by Slicer's own views without its desktop (trame-slicer), which needs EGL or OSMesa. The page
+is shown by Debian's chromium.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from samm_core.geometry import Plane
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 IMAGES = Path(__file__).parent / "images"
 NAMESPACE = "pictures"
@@ -30,6 +36,12 @@ STRUCTURES = {
     "left temporal pole": (Plane.AXIAL, 35, (114, 110, 160, 162)),
 }
 REACH = 8
+# The same on the viewer's page: the view, the slice, and two corners as fractions of the view's picture.
+ON_THE_PAGE = {
+    "brain stem": ("Green", 100, (0.44, 0.58), (0.553, 0.868)),
+    "right temporal pole": ("Red", 35, (0.553, 0.302), (0.705, 0.526)),
+    "left temporal pole": ("Red", 35, (0.294, 0.302), (0.447, 0.526)),
+}
 # Where the slice views cross, RAS millimetres.
 CENTRE_RAS = (0.0, -20.0, -37.0)
 SIZE = 420
@@ -47,6 +59,7 @@ def main() -> None:
             segmentation = prompt(Path(folder))
         latency(Path(folder))
         scene(segmentation)
+    page()
 
 
 def prompt(folder: Path) -> Path:
@@ -174,6 +187,76 @@ def scene(segmentation: Path) -> None:
         shots.append(pixels[::-1, :, 2::-1])
     rows = [np.hstack([shots[0], shots[3]]), np.hstack([shots[2], shots[1]])]
     cv2.imwrite(str(IMAGES / "slicer.png"), np.vstack(rows))
+
+
+def page() -> None:
+    """The page of `samm view`, with its own graph: three structures, carried through the slices."""
+    from playwright.sync_api import sync_playwright
+
+    command = [sys.executable, "-m", "samm_ros.cli", "view", "--port", "0", "--no-browser"]
+    viewer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        url = next(line.split()[-1] for line in viewer.stdout if "The page is at" in line)
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage"]
+            )
+            shown = browser.new_page(viewport={"width": 1280, "height": 800})
+            shown.set_default_timeout(180_000)
+            shown.goto(url)
+            wait_for(shown, "s.reasons && !s.reasons.prompt")
+            shown.click("#tool-box")
+            for number, (name, mark) in enumerate(ON_THE_PAGE.items()):
+                segment_on(shown, number, name, *mark)
+            shown.keyboard.press("c")
+            shown.keyboard.press("d")
+            wait_for(shown, "s.is_3d")
+            shown.wait_for_timeout(5000)
+            shown.screenshot(path=str(IMAGES / "viewer.png"))
+            browser.close()
+    finally:
+        viewer.send_signal(signal.SIGINT)
+        viewer.wait()
+
+
+def segment_on(
+    shown: Page,
+    number: int,
+    name: str,
+    view: str,
+    index: int,
+    low: tuple[float, float],
+    high: tuple[float, float],
+) -> None:
+    """Draw a box on a slice, name the segment, and carry it through the slices."""
+    if number:
+        shown.keyboard.press("a")
+        wait_for(shown, f"s.segments.length === {number + 1}")
+    shown.locator(f"#slider-{view}").fill(str(index))
+    wait_for(shown, f"s.{view}_index === {index}")
+    at = shown.evaluate(
+        "id => document.getElementById(id).closest('.over').parentElement.getBoundingClientRect().toJSON()",
+        f"slider-{view}",
+    )
+    corners = [(at["x"] + x * at["width"], at["y"] + y * at["height"]) for x, y in (low, high)]
+    shown.mouse.move(*corners[0])
+    shown.mouse.down()
+    shown.mouse.move(*corners[1], steps=8)
+    shown.mouse.up()
+    wait_for(shown, f"s.segments.length > {number} && s.segments[{number}].ml > 0")
+    field = shown.locator(".segments .text").nth(number)
+    field.fill(name)
+    field.press("Enter")
+    shown.click("#propagate")
+    wait_for(shown, "s.is_running")
+    wait_for(shown, "!s.is_running")
+
+
+def wait_for(shown: Page, condition: str) -> None:
+    """Until an expression over the page's state `s` is true."""
+    shown.wait_for_function(
+        f"window.trame && (() => {{ const s = window.trame.state.state; return {condition}; }})()"
+    )
 
 
 if __name__ == "__main__":

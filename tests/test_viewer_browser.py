@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from bridge_process import BridgeProcess
+from camera import RADIUS, SIZE, Camera, scene_with_a_disc
+from graph_processes import launched
+from peer import Peer
+from sensor_msgs.msg import Image
 from viewer_page import ViewerPage, browser, chromium, viewer_process
+
+from samm_ros import topics
+from samm_ros.supervision.supervisor import Supervisor
 
 pytestmark = [
     pytest.mark.xdist_group("graph"),
@@ -25,8 +33,17 @@ BOX = ((0.40, 0.42), (0.62, 0.62))
 
 
 @pytest.fixture(scope="module")
-def bridge(shared_graph: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BridgeProcess]:
-    with BridgeProcess(shared_graph, tmp_path_factory.mktemp("bridge")) as bridge:
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Supervisor]]:
+    """Of its own: a test kills its server."""
+    with launched(tmp_path_factory.mktemp("graph")) as graph:
+        yield graph
+
+
+@pytest.fixture(scope="module")
+def bridge(
+    graph: tuple[str, Supervisor], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BridgeProcess]:
+    with BridgeProcess(graph[0], tmp_path_factory.mktemp("bridge")) as bridge:
         yield bridge
 
 
@@ -156,3 +173,50 @@ def test_a_bridge_that_is_killed_is_said_and_found_again(page: ViewerPage, bridg
 def test_what_cannot_act_says_why(page: ViewerPage) -> None:
     page.page.click("#segment_roi")
     page.wait("s.problem.includes('3-D ROI')")
+
+
+def test_a_stream_is_shown_marked_and_followed_and_the_volume_comes_back(
+    page: ViewerPage, graph: tuple[str, Supervisor]
+) -> None:
+    pictures, masks = scene_with_a_disc()
+    rows, columns = np.nonzero(masks[0])
+    with Peer(graph[0]) as peer:
+        # A disc that stands still, so that it is known where it is shown.
+        with Camera(peer.publisher(Image, topics.IMAGE, topics.NEWEST), pictures[:1]):
+            page.page.click("#start_stream")
+            page.wait("s.volume === 'Live stream' && s.layout === 'Axial'")
+            at = page.rectangle("Red")
+            scale = min(at["width"] / SIZE[1], at["height"] / SIZE[0])
+
+            def shown(x: float, y: float) -> tuple[float, float]:
+                """A pixel of the image as fractions of the view, which it fills one way."""
+                return (
+                    0.5 + (x - SIZE[1] / 2) * scale / at["width"],
+                    0.5 + (y - SIZE[0] / 2) * scale / at["height"],
+                )
+
+            page.tool("box")
+            corners = (columns.mean(), rows.mean()) + np.array([[-1], [1]]) * (RADIUS + 3)
+            page.drag("Red", *(shown(*corner) for corner in corners))
+            page.wait("s.stream_text.includes('tracking')")
+            page.press("c")
+            # The disc's colour, and nothing like as much elsewhere.
+            disc = np.pi * (RADIUS * scale) ** 2
+            page.wait_for_colored("Red", round(0.5 * disc), round(1.5 * disc))
+        page.wait("s.stream_text.includes('No image')")
+        page.page.click("#stop_stream")
+    page.wait("!s.is_stream && s.volume.startsWith('mni') && s.layout === 'Four views'")
+
+
+def test_a_server_that_is_killed_answers_the_same_page_when_it_is_back(
+    page: ViewerPage, graph: tuple[str, Supervisor]
+) -> None:
+    page.tool("box")
+    page.drag("Red", *BOX)
+    page.wait("s.segments.length === 1 && s.segments[0].ml > 0")
+    before = page.state("segments")[0]["ml"]
+    graph[1].kill("samm_server", signal.SIGKILL)
+    page.press("a")
+    page.drag("Green", *BOX)
+    page.wait("s.segments.length === 2 && s.segments[1].ml > 0")
+    assert page.state("segments")[0]["ml"] == before

@@ -70,6 +70,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     report.write_cycles(output / CYCLES, summary, session.shots)
     report.print_table(console, summary)
     console.print(f"In {output}: {', '.join((MONTAGE, *SEGMENTATIONS, CYCLES))}, log/")
+    console.print(f"To mark it yourself, in the browser: ./samm view {args.volume or ''}".rstrip())
     return 1 if summary.empty_masks else 0
 
 

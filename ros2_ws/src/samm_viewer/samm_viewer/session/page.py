@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ from .volumes import below_roots, listed
 MAX_PIXELS = 1280 * 960
 # Between two updates of the page's state.
 _UPDATE_S = 0.05
+# Between two counts of the segments' voxels.
+_COUNT_S = 0.3
 _CONNECTION = {
     BridgeState.DISCONNECTED: "not connected",
     BridgeState.CONNECTING: "connecting …",
@@ -67,6 +71,9 @@ class Page:
         self._roots = [root.resolve() for root in roots]
         self._folder = self._roots[0] if self._roots else None
         self._update: asyncio.TimerHandle | None = None
+        # The segments as the page shows them, and when their voxels were counted last.
+        self._rows: list[dict[str, Any]] = []
+        self._are_rows_old, self._counted_at = True, 0.0
         self._reading: asyncio.Task | None = None
         # What is to be read next: a path, and whether it may be anywhere.
         self._wanted: tuple[Path, bool] | None = None
@@ -150,10 +157,7 @@ class Page:
             "color": lambda: logic.recolor_segment(segment_id, _rgb(str(value))),
             "remove": lambda: logic.remove_segment(segment_id),
         }
-        try:
-            edits[edit]()
-        except SammError as error:
-            self._notice = str(error)
+        edits[edit]()
         self.refresh()
 
     def dialog(self, name: str) -> None:
@@ -214,6 +218,20 @@ class Page:
             self._viewer.logic.fetch_weights(name)
         self.refresh()
 
+    def refusing(self, method: Callable[..., None]) -> Callable[..., None]:
+        """The method, as the browser calls it: what it refuses, and arguments that are none, become a sentence on the page."""
+
+        @functools.wraps(method)
+        def call(*arguments: Any) -> None:
+            try:
+                method(*arguments)
+            except SammError as error:
+                self.tell(str(error))
+            except (KeyError, TypeError, ValueError) as error:
+                self.tell(f"{method.__name__} does not take {arguments}: {error}.")
+
+        return call
+
     def tell(self, sentence: str) -> None:
         """Show a sentence of the browser's own, such as why a file could not be sent."""
         self._notice = sentence
@@ -222,6 +240,10 @@ class Page:
 
     def refresh(self) -> None:
         """Bring the page up to date soon; many calls are one update."""
+        due = asyncio.get_event_loop().time() + _UPDATE_S
+        if self._update is not None and self._update.when() > due:
+            self._update.cancel()
+            self._update = None
         if self._update is None:
             self._update = asyncio.get_event_loop().call_later(_UPDATE_S, self._push)
 
@@ -286,13 +308,27 @@ class Page:
         for name in vars(events):
             getattr(events, name).connect(self.refresh)
         self._viewer.changed.connect(self.refresh)
+        for signal in (events.segments, events.segment_rows, events.mask, events.history):
+            signal.connect(self._age_rows)
         for _name, view in self._viewer.views.slice_views():
             view.get_view_node().AddObserver("ModifiedEvent", lambda *_arguments: self.refresh())
+
+    def _age_rows(self) -> None:
+        self._are_rows_old = True
 
     def _push(self) -> None:
         self._update = None
         with self._server.state as state:
             state.update(self._state())
+        if self._are_rows_old:
+            self._update = asyncio.get_event_loop().call_later(_COUNT_S, self._push)
+
+    def _segments(self) -> list[dict[str, Any]]:
+        """The rows of the list. In a drag, the voxels of a mask are not counted each time that it changes."""
+        if self._are_rows_old and time.monotonic() - self._counted_at >= _COUNT_S:
+            self._rows = [_row(row) for row in self._viewer.logic.segment_rows()]
+            self._are_rows_old, self._counted_at = False, time.monotonic()
+        return self._rows
 
     def _state(self) -> dict[str, Any]:
         """What the page shows, as JSON."""
@@ -323,7 +359,7 @@ class Page:
             "problem": self._notice or (known.prompt_problem if viewer.marking.is_marked else ""),
             "score": known.score,
             "is_low": known.is_low_confidence,
-            "segments": [_row(row) for row in logic.segment_rows()],
+            "segments": self._segments(),
             "is_3d": known.show_3d,
             "weights": [[w.model, w.size, w.is_here, w.is_fetchable, w.page] for w in known.weights],
             "fetching": known.fetching,
@@ -374,6 +410,8 @@ class Page:
                     self._notice = " ".join(volume.warnings)
             except SammError as error:
                 self._notice = str(error)
+            except OSError as error:
+                self._notice = f"{path.name} cannot be read ({error.strerror})."
         self._reading = None
         self._server.state.busy = ""
         self.refresh()

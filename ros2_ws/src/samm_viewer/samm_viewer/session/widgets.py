@@ -47,7 +47,7 @@ def build(server: Server, page: Page, layouts: LayoutManager) -> None:
         page.fetch_weights,
         page.tell,
     ):
-        server.controller.trigger(method.__name__)(method)
+        server.controller.trigger(method.__name__)(page.refusing(method))
     with DivLayout(server) as layout:
         layout.root.classes = "page"
         html.Header(_template("top"), classes="top")
