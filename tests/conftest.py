@@ -18,7 +18,7 @@ import pytest
 os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
-# The Slicer extension is no package of the workspace: Slicer finds it by its path too.
+# The extension's module is in no package of the workspace: Slicer finds it by its path too.
 sys.path.append(str(Path(__file__).parents[1] / "slicer_ros_bridge" / "SlicerIPP" / "SlicerIPP"))
 
 
@@ -30,14 +30,11 @@ def namespace() -> str:
 @pytest.fixture(scope="session")
 def shared_graph(mni_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The namespace of a graph that has the MNI volume loaded; for tests that leave it as they find it."""
-    from samm_ros.client import GraphClient
-    from samm_ros.supervision.processes import environment
-    from samm_ros.supervision.supervisor import launch
+    from graph_processes import launched
 
-    namespace = f"test_{uuid.uuid4().hex[:12]}"
-    arguments = {"namespace": namespace, "sweep": "false", "bridge": "false"}
-    os.environ.update(environment())
-    with launch(arguments, tmp_path_factory.mktemp("graph")):
+    from samm_ros.client import GraphClient
+
+    with launched(tmp_path_factory.mktemp("graph")) as (namespace, _):
         with GraphClient(namespace, "fixture") as client:
             client.load(mni_path)
         yield namespace

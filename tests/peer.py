@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 import rclpy
+from rclpy.client import Client
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -23,6 +24,7 @@ class Peer:
 
     def __init__(self, namespace: str) -> None:
         self.heard: dict[str, list] = defaultdict(list)
+        self._clients: dict[str, Client] = {}
         self._changed = threading.Condition()
         self._context = rclpy.Context()
         rclpy.init(context=self._context, signal_handler_options=rclpy.SignalHandlerOptions.NO)
@@ -99,11 +101,27 @@ class Peer:
             self._changed.wait_for(lambda: False, seconds)
 
     def call(self, service_type: type, name: str, request: object, timeout_s: float = 60.0) -> object:
-        client = self.node.create_client(service_type, name)
-        assert client.wait_for_service(timeout_s), f"there is no service {name}"
-        response = response_to(client, request, timeout_s)
+        response = response_to(self._client(service_type, name, timeout_s), request, timeout_s)
         assert response is not None, f"{name} did not answer within {timeout_s} s"
         return response
+
+    def call_once(self, service_type: type, name: str, request: object, timeout_s: float = 60.0) -> object:
+        """As call, for what takes long and is refused meanwhile; of a service that has answered this peer before.
+
+        The response to a first call may be lost, since the service may not have discovered this peer yet.
+        """
+        answered = threading.Event()
+        future = self._client(service_type, name, timeout_s).call_async(request)
+        future.add_done_callback(lambda _: answered.set())
+        assert answered.wait(timeout_s), f"{name} did not answer within {timeout_s} s"
+        return future.result()
+
+    def _client(self, service_type: type, name: str, timeout_s: float) -> Client:
+        if name not in self._clients:
+            self._clients[name] = self.node.create_client(service_type, name)
+        client = self._clients[name]
+        assert client.wait_for_service(timeout_s), f"there is no service {name}"
+        return client
 
     def _until(self, condition: Callable[[], bool], what: str, timeout_s: float) -> None:
         with self._changed:

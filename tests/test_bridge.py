@@ -91,13 +91,12 @@ def _share(slicer: BlockingIppClient, volume: Volume) -> str:
 
 
 def test_a_box_from_slicer_gives_the_mask_of_the_direct_call(
-    slicer: BlockingIppClient, loaded: str, mni: Volume, lite_medsam
+    slicer: BlockingIppClient, loaded: str, lite_medsam, embedded
 ) -> None:
     number = slicer.prompt(loaded, Plane.AXIAL, INDEX, box_xyxy=list(BOX), segment="pole")
     message, mask = slicer.mask(number)
 
-    (embedding,) = lite_medsam.encode([mni.slice_image(Plane.AXIAL, INDEX)])
-    expected = lite_medsam.decode(embedding, PixelPrompt(box_xyxy=np.float32(BOX))).mask
+    expected = lite_medsam.decode(embedded(Plane.AXIAL, INDEX), PixelPrompt(box_xyxy=np.float32(BOX))).mask
     assert expected.sum() > 100
     assert (mask ^ expected).sum() <= 0.01 * expected.sum()
     assert (message["uid"], message["plane"], message["index"]) == (loaded, Plane.AXIAL, INDEX)
@@ -107,13 +106,12 @@ def test_a_box_from_slicer_gives_the_mask_of_the_direct_call(
 
 @pytest.mark.parametrize("box", [None, list(BOX)], ids=["clicks", "clicks and a box"])
 def test_clicks_from_slicer_give_the_mask_of_the_direct_call(
-    slicer: BlockingIppClient, loaded: str, mni: Volume, lite_medsam, box: list[float] | None
+    slicer: BlockingIppClient, loaded: str, lite_medsam, embedded, box: list[float] | None
 ) -> None:
     points, labels = [[59.0, 136.0], [95.0, 120.0]], [1, 0]
     number = slicer.prompt(loaded, Plane.AXIAL, INDEX, points_xy=points, labels=labels, box_xyxy=box)
     _, mask = slicer.mask(number)
-    (embedding,) = lite_medsam.encode([mni.slice_image(Plane.AXIAL, INDEX)])
-    expected = lite_medsam.decode(embedding, PixelPrompt(points, labels, box)).mask
+    expected = lite_medsam.decode(embedded(Plane.AXIAL, INDEX), PixelPrompt(points, labels, box)).mask
     assert expected.sum() > 100
     assert (mask ^ expected).sum() <= 0.01 * expected.sum()
 

@@ -1,6 +1,6 @@
 # Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""REL10: 100,000 hostile messages over both protocols to a real bridge: no crash, no hang, memory flat."""
+"""REL10: 20,000 hostile messages over both protocols to a real bridge: no crash, no hang, memory flat."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from samm_core import ipp
 from samm_core.mask_codec import encode_mask
 
 ROUNDS, IN_FLIGHT = 10, 200
-PER_ROUND = 5_000
+PER_ROUND = 1_000
 GROWTH_BYTES = 30 << 20
 
 _NUMBERS = (0, 1, -1, 2**31 - 1, -(2**31), 2**31, 2**53, 2**63, 2**64, 10**400, 1e308, -0.0, 0.5)
@@ -102,10 +102,16 @@ def ipp_seeds() -> list[list[bytes]]:
         ),
         ("track_rename", b"", {"name": "s", "new_name": "t"}),
         ("track_remove", b"", {"name": "s"}),
+        ("segment_rename", b"", {"name": "s", "new_name": "t"}),
+        ("segment_recolor", b"", {"name": "s", "color": [0, 0.5, 1]}),
+        ("segment_remove", b"", {"name": "s"}),
         ("undo", b"", {}),
         ("redo", b"", {}),
         ("save", b"", {"name": "../x"}),
         ("select_model", b"", {"name": "vit_z"}),
+        ("weights", b"", {}),
+        ("fetch_weights", b"", {"name": "vit_z"}),
+        ("cancel_fetch", b"", {}),
         ("embed", b"", {"planes": [0, 1, 2]}),
         ("cancel_embed", b"", {}),
     ]
@@ -204,9 +210,7 @@ class Attacker:
             self.replies += 1
 
 
-def test_a_hundred_thousand_hostile_messages_leave_a_bridge_that_serves(
-    namespace: str, tmp_path: Path
-) -> None:
+def test_twenty_thousand_hostile_messages_leave_a_bridge_that_serves(namespace: str, tmp_path: Path) -> None:
     chance = random.Random(20230412)
     pings = iter(range(10**6, 10**7))
     with BridgeProcess(namespace, tmp_path) as bridge:

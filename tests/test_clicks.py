@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.clicks import first_click, next_click
-from benchmarks.labelled import find_pairs
+from benchmarks.labelled import find_pairs, slices_of
 from samm_core.errors import VolumeError
 from samm_ros import cli
 
@@ -126,4 +126,6 @@ def test_a_model_is_judged_by_clicks_and_boxes_in_a_table_and_a_picture(
 def test_labels_on_another_grid_are_refused(tmp_path: Path, ball: tuple) -> None:
     write(tmp_path / "a.nii.gz", ball[0])
     write(tmp_path / "a_label.nii.gz", ball[1], (1, 1, 3))
-    assert cli.main(["bench", "--prompts", str(tmp_path), f"--output={tmp_path / 'out'}"]) == 2
+    (pair,) = find_pairs(tmp_path)
+    with pytest.raises(VolumeError, match="a_label.nii.gz is not on the grid of its image"):
+        slices_of(pair, 2)

@@ -22,7 +22,7 @@ from ament_index_python.packages import get_package_share_directory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rclpy.serialization import serialize_message
-from samm_msgs.msg import Prompt, SliceMask, VolumeInfo
+from samm_msgs.msg import Prompt, SliceMask, Tracks, VolumeInfo
 from samm_msgs.msg import TaskEvent as TaskEventMsg
 
 from samm_core.errors import BagError
@@ -230,6 +230,26 @@ def test_a_ratio_has_an_interval_that_holds_the_truth() -> None:
     assert low < 2.0 < high
     assert low <= ratio <= high
     assert high - low < 0.2
+
+
+def test_images_of_a_live_stream_are_told_from_coming_in_to_their_tracks(tmp_path: Path) -> None:
+    bag, kind = tmp_path / "bag", "samm_msgs/msg/Tracks"
+    with BagWriter(bag) as writer:
+        writer.add(Topic(TOPIC, TYPE, definition_of(TYPE, share), ""))
+        writer.add(Topic("/ns/tracks", kind, definition_of(kind, share), ""))
+        for message in messages(cycle_events(1, 0.0)):
+            writer.write(TOPIC, serialize_message(message), 10**18)
+        for frame in range(1, 101):
+            told = Tracks(frame=frame, dropped=40 + frame // 10, refused=2, received_ns=frame * 10**7)
+            told.published_ns = told.received_ns + (9_000_000 if frame == 100 else 4_000_000)
+            writer.write("/ns/tracks", serialize_message(told), 10**18)
+        # No image comes any more: the last is told again.
+        told.published_ns, told.stale = told.published_ns + 10**9, True
+        writer.write("/ns/tracks", serialize_message(told), 10**18)
+    followed = read_session(bag).report.followed
+    assert (followed.row.count, followed.dropped, followed.refused) == (100, 10, 0)
+    assert followed.row.percentiles[0] == pytest.approx(4.0) and followed.row.most == pytest.approx(9.0)
+    assert read_session(write_bag(tmp_path / "without", session(8))).report.followed is None
 
 
 def test_bags_cut_at_two_hundred_places_give_what_they_hold(tmp_path: Path) -> None:

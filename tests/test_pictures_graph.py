@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import signal
 import uuid
 from array import array
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from PIL import Image as PillowImage
 from samm_msgs.msg import PicturePrompt, Prompt, SliceMask, VolumeList
 from samm_msgs.srv import LoadPicture
 from sensor_msgs.msg import Image
-from test_recovery import launched
 
 from samm_core.cycle.request import Answer, ClientPrompt
 from samm_core.errors import MaskError, PromptError, VolumeError
@@ -38,7 +36,6 @@ SHAPE = (96, 128)
 CENTRE_XY = (70, 44)
 DISC = np.hypot(*(np.mgrid[:96, :128] - np.array(CENTRE_XY[::-1]).reshape(2, 1, 1))) < 22
 BOX = pixel_box(Plane.AXIAL, 0, 46, 20, 94, 68)
-RESTART_S = 150.0
 
 
 def colours(seed: int) -> np.ndarray:
@@ -262,25 +259,6 @@ def test_pictures_do_not_pile_up(client: GraphClient, peer: Peer, seed: int, mni
     # One that the server let go of is loaded again with its prompt.
     again = client.prompt_picture(pictures[0], pixel_box(Plane.AXIAL, 0, 1, 1, 6, 6), "small")
     assert again.image.source == uids[0]
-
-
-def test_a_picture_that_is_gone_with_the_server_comes_back(namespace: str, tmp_path: Path, seed: int) -> None:
-    with (
-        launched(namespace, tmp_path) as running,
-        GraphClient(namespace, "surgeon", running.check) as client,
-    ):
-        picture = colours(seed)
-        # Which waits for the server. That it goes with it, and nobody has kept it, hinders nobody.
-        client.load_picture(colours(seed + 1), timeout_s=RESTART_S)
-        first = client.prompt_picture(picture, BOX, "kept", timeout_s=RESTART_S)
-        client.wait_for(lambda: voxels(client, "kept") > 0, "the mask to be applied", 30.0)
-
-        running.kill("samm_server", signal.SIGKILL)
-
-        # Its prompt names it and brings nothing: the graph has kept it.
-        second = client.prompt(pixel_points(Plane.AXIAL, 0, [CENTRE_XY]), "late", timeout_s=RESTART_S)
-        assert second.image == first.image and dice_of(second.mask, DISC) > 0.8
-        assert voxels(client, "kept") == first.mask.sum()
 
 
 def test_the_command_line_takes_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import struct
+import uuid
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -26,7 +27,10 @@ from samm_ros.support.remote_embeddings import RemoteEmbeddings
 pytestmark = [pytest.mark.xdist_group("graph"), pytest.mark.timeout(200)]
 
 LIMIT_S = 60
-WIDE, NARROW = (ImageId("x", SliceKey(Plane.AXIAL, 3, Window(0, upper))) for upper in (100, 50))
+
+
+def image_of(index: int, upper: float = 100) -> ImageId:
+    return ImageId("x", SliceKey(Plane.AXIAL, index, Window(0, upper)))
 
 
 class Encoder:
@@ -52,19 +56,25 @@ class Encoder:
         self._embeddings.publish(message)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def namespace() -> str:
+    return f"test_{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="module")
 def decoder(namespace: str) -> Iterator[tuple[RemoteEmbeddings, Peer]]:
+    """With a model, which takes seconds to load: each test has slices of its own."""
     with Peer(namespace) as peer:
         yield RemoteEmbeddings(peer.node), peer
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def encoder(namespace: str, decoder: tuple) -> Iterator[Encoder]:
     with Peer(namespace) as peer:
         yield Encoder(peer)
 
 
-def request(decoder: tuple[RemoteEmbeddings, Peer], image: ImageId = WIDE) -> Future[EncodedSlice]:
+def request(decoder: tuple[RemoteEmbeddings, Peer], image: ImageId) -> Future[EncodedSlice]:
     """Request until the decoder has its model, as SND_INF does."""
     embeddings, peer = decoder
     futures: list[Future[EncodedSlice]] = []
@@ -82,17 +92,18 @@ def value_of(future: Future[EncodedSlice]) -> float:
 
 
 def test_each_window_has_an_embedding_of_its_own(decoder, encoder: Encoder) -> None:
-    wide, narrow = request(decoder), request(decoder, NARROW)
-    encoder.answer(encoder.requested(NARROW), 2.0)
+    first, second = image_of(3), image_of(3, 50)
+    wide, narrow = request(decoder, first), request(decoder, second)
+    encoder.answer(encoder.requested(second), 2.0)
     assert value_of(narrow) == 2.0
     assert not wide.done()
-    encoder.answer(encoder.requested(WIDE), 1.0)
+    encoder.answer(encoder.requested(first), 1.0)
     assert value_of(wide) == 1.0
-    assert value_of(decoder[0].request(NARROW)) == 2.0, "it is kept"
+    assert value_of(decoder[0].request(second)) == 2.0, "it is kept"
 
 
 def test_the_checksum_of_an_embedding_is_the_one_that_its_message_describes() -> None:
-    wanted = EmbeddingRequest(image=conversions.image_to_msg(WIDE), model="m")
+    wanted = EmbeddingRequest(image=conversions.image_to_msg(image_of(3)), model="m")
     first, second = np.arange(8, dtype=np.float16).reshape(2, 2, 2), np.ones((1, 3, 1), np.float32)
     embedding = Embedding({"features": first, "fine": second}, (40, 30), (256, 192))
     numbers = struct.pack("<BiddII", 0, 3, 0.0, 100.0, 40, 30)
@@ -108,18 +119,18 @@ def test_the_checksum_of_an_embedding_is_the_one_that_its_message_describes() ->
     assert np.array_equal(tensors["features"], first) and np.array_equal(tensors["fine"], second)
 
 
-@pytest.mark.parametrize("change", ["image", "model", "data"])
+@pytest.mark.parametrize(("change", "index"), [("image", 10), ("model", 11), ("data", 12)])
 def test_an_embedding_of_anything_else_than_was_requested_is_not_taken(
-    decoder, encoder: Encoder, change: str
+    decoder, encoder: Encoder, change: str, index: int
 ) -> None:
-    future = request(decoder)
-    wanted = encoder.requested(WIDE)
+    future = request(decoder, image_of(index))
+    wanted = encoder.requested(image_of(index))
     if change == "data":
         encoder.answer(wanted, 1.0, checksum=1)
         with pytest.raises(PromptError, match="damaged"):
             future.result(timeout=LIMIT_S)
         return
-    other = conversions.image_to_msg(NARROW) if change == "image" else "other"
+    other = conversions.image_to_msg(image_of(index, 50)) if change == "image" else "other"
     encoder.answer(wanted, 1.0, **{change: other})
     encoder.answer(wanted, 2.0)
     assert value_of(future) == 2.0

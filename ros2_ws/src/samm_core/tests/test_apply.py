@@ -171,7 +171,7 @@ class Schedules(RuleBasedStateMachine):
 
 
 TestSchedules = Schedules.TestCase
-TestSchedules.settings = settings(max_examples=300, stateful_step_count=35, deadline=None)
+TestSchedules.settings = settings(max_examples=150, stateful_step_count=35, deadline=None)
 
 
 SHAPE = GEOMETRIES["first"].slice_shape(Plane.AXIAL)

@@ -28,18 +28,29 @@ from samm_core.models import checkpoint_of, load_model
 from samm_core.models.backends import export_store
 from samm_core.models.backends.export_store import export_of, identity_of, write_manifest
 from samm_core.models.backends.openvino import OpenVinoModel, activate, fast_precisions
-from samm_core.models.base import FEATURES
+from samm_core.models.base import FEATURES, Embedding
 from samm_core.models.parity import Reference, dice_of, reference_prompts
 from samm_core.models.processor import LiteMedSamProcessor, SamProcessor
 from samm_core.prompts import PixelPrompt
 from samm_core.sources.base import ImageId, SliceKey
 
+# Of the processor: others may use it too.
 CHECK_S = 2.0
 
 
 @pytest.fixture(scope="module")
 def torch_lite():
     return load_model("lite_medsam", device="cpu", backend="torch")
+
+
+@pytest.fixture(scope="module")
+def encoded(lite_medsam, torch_lite, mni) -> dict[Plane, tuple[np.ndarray, Embedding, Embedding]]:
+    """In two planes: a slice of a real brain, (H, W, 3) uint8, and its embeddings by the fast backend and the reference."""
+    found = {}
+    for plane in (Plane.AXIAL, Plane.SAGITTAL):
+        image = mni.slice_image(plane, mni.geometry.slice_count(plane) // 2)
+        found[plane] = (image, *lite_medsam.encode([image]), *torch_lite.encode([image]))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +68,17 @@ def test_auto_takes_openvino_on_a_cpu_and_no_torch() -> None:
 
 
 def test_a_model_in_the_background_gives_the_same_masks_and_lets_other_work_go_first(
-    lite_medsam, mni
+    lite_medsam, encoded
 ) -> None:
     behind = lite_medsam.in_background()
     assert lite_medsam.in_background() is behind and behind.in_background() is behind
     assert behind.fingerprint == lite_medsam.fingerprint
-    image = mni.slice_image(Plane.AXIAL, 90)
+    image, embedding, _ = encoded[Plane.AXIAL]
     prompt = PixelPrompt(box_xyxy=(60, 60, 120, 140))
-    masks = [each.decode(each.encode([image])[0], prompt).mask for each in (lite_medsam, behind)]
+    masks = [
+        lite_medsam.decode(embedding, prompt).mask,
+        behind.decode(behind.encode([image])[0], prompt).mask,
+    ]
     assert dice_of(*masks) > 0.999
     own = os.getpriority(os.PRIO_PROCESS, 0)
     priorities = set()
@@ -75,11 +89,9 @@ def test_a_model_in_the_background_gives_the_same_masks_and_lets_other_work_go_f
     assert os.getpriority(os.PRIO_PROCESS, 0) == own
 
 
-def test_masks_on_a_real_brain_are_those_of_the_reference(lite_medsam, torch_lite, mni) -> None:
+def test_masks_on_a_real_brain_are_those_of_the_reference(lite_medsam, torch_lite, encoded) -> None:
     dice = []
-    for plane in Plane:
-        image = mni.slice_image(plane, mni.geometry.slice_count(plane) // 2)
-        (fast,), (reference,) = lite_medsam.encode([image]), torch_lite.encode([image])
+    for _, fast, reference in encoded.values():
         exact = reference.as_arrays()[FEATURES]
         error = np.linalg.norm(fast.as_arrays()[FEATURES].astype(np.float32) - exact)
         assert error < 0.005 * np.linalg.norm(exact)
@@ -91,17 +103,16 @@ def test_masks_on_a_real_brain_are_those_of_the_reference(lite_medsam, torch_lit
     assert np.mean(dice) >= 0.995 and min(dice) >= 0.98, np.round(dice, 4)
 
 
-def test_what_is_embedded_ahead_is_what_is_embedded_at_once(lite_medsam, mni) -> None:
-    image = mni.slice_image(Plane.AXIAL, 95)
-    (at_once,), (ahead,) = lite_medsam.encode([image]), lite_medsam.encode([image], ahead=True)
+def test_what_is_embedded_ahead_is_what_is_embedded_at_once(lite_medsam, encoded) -> None:
+    image, at_once, _ = encoded[Plane.AXIAL]
+    (ahead,) = lite_medsam.encode([image], ahead=True)
     difference = np.abs(at_once.as_arrays()[FEATURES].astype(np.float32) - ahead.as_arrays()[FEATURES])
     assert difference.max() < 0.01
 
 
-def test_an_embedding_of_one_backend_is_decoded_by_another(lite_medsam, torch_lite, mni) -> None:
+def test_an_embedding_of_one_backend_is_decoded_by_another(lite_medsam, torch_lite, encoded) -> None:
     """As when the encoder is on a server's GPU and the decoder on a laptop."""
-    image = mni.slice_image(Plane.AXIAL, 95)
-    (made,) = torch_lite.encode([image])
+    _, _, made = encoded[Plane.AXIAL]
     (prompt,) = reference_prompts(takes_points=False, takes_box=True)[:1]
     taken = lite_medsam.restore(made.as_arrays(), made.original_size)
     assert dice_of(lite_medsam.decode(taken, prompt).mask, torch_lite.decode(made, prompt).mask) >= 0.98
@@ -136,7 +147,6 @@ def wrong_masks(network: openvino.Model) -> openvino.Output:
 
 FAULTS = {
     "encoder swaps axes": ("encoder", swap_axes, "off the reference's"),
-    "encoder gives NaN": ("encoder", not_a_number, "not finite"),
     "encoder overflows float16": ("encoder", overflow, "not finite"),
     "encoder is off by a pixel": ("encoder", off_by_a_pixel, "off the reference's"),
     "decoder's masks are too small": ("decoder", wrong_masks, "Dice"),
@@ -157,19 +167,21 @@ def plant(export: Path, name: str, fault: Callable) -> None:
 
 
 @pytest.mark.parametrize(("network", "fault", "reason"), FAULTS.values(), ids=FAULTS.keys())
-def test_a_wrong_backend_is_refused_and_the_next_taken(
-    export, tmp_path, monkeypatch, network, fault, reason
-) -> None:
-    monkeypatch.setenv("SAMM_HOME", str(tmp_path))
-    wrong = shutil.copytree(export, tmp_path / "exports" / export.name)
+def test_a_wrong_backend_is_refused(export, tmp_path, network, fault, reason) -> None:
+    wrong = shutil.copytree(export, tmp_path / export.name)
     plant(wrong, network, fault)
     with pytest.raises(BackendError, match=reason):
         activate("lite_medsam", LiteMedSamProcessor(), wrong, "float32")
+
+
+def test_in_place_of_a_backend_that_is_refused_the_next_is_taken(export, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SAMM_HOME", str(tmp_path))
+    plant(shutil.copytree(export, tmp_path / "exports" / export.name), "encoder", not_a_number)
     model = load_model("lite_medsam", device="cpu")
     assert model.backend == "torch float32"
     # One for each precision that this CPU computes in: bfloat16 first where it has it, and float32.
     assert len(model.refused) == len(fast_precisions())
-    assert reason in model.refused[-1] and not any("\n" in why for why in model.refused)
+    assert "not finite" in model.refused[-1] and not any("\n" in why for why in model.refused)
 
 
 # A precision is refused when its masks are not the reference's, and the next one taken
@@ -199,13 +211,11 @@ def random_clicks(size: tuple[int, int], count: int) -> list[PixelPrompt]:
 
 
 def test_what_passes_the_parity_check_has_the_masks_of_the_reference_for_many_prompts(
-    lite_medsam, torch_lite, mni
+    lite_medsam, torch_lite, encoded
 ) -> None:
     """On the backend and in the precision that a user of this machine gets."""
     dice = []
-    for plane in Plane:
-        image = mni.slice_image(plane, int(mni.geometry.slice_count(plane) * 0.4))
-        (fast,), (reference,) = lite_medsam.encode([image]), torch_lite.encode([image])
+    for image, fast, reference in encoded.values():
         for prompt in (*random_boxes(image.shape[:2], 8), *random_clicks(image.shape[:2], 8)):
             masks = (m.decode(e, prompt).mask for m, e in ((lite_medsam, fast), (torch_lite, reference)))
             dice.append(dice_of(*masks))
@@ -282,10 +292,10 @@ def test_a_stale_or_damaged_export_is_seen_before_it_is_used(export, tmp_path, m
     spoil(spoiled)
     made = []
     monkeypatch.setattr(export_store, "make_export", lambda *args: made.append(args[-1]))
-    started = time.monotonic()
+    started = time.process_time()
     assert export_of("lite_medsam", checkpoint_of("lite_medsam"), tmp_path) == spoiled
     assert made == [spoiled]
-    assert time.monotonic() - started < CHECK_S
+    assert time.process_time() - started < CHECK_S
 
 
 def test_the_identity_of_an_export_follows_the_checkpoint(tmp_path) -> None:
@@ -308,7 +318,7 @@ def test_embeddings_of_an_earlier_release_with_the_same_encoder_are_still_read(e
     other = shutil.copytree(export, place / "lite_medsam-fedcba9876543210")
     spoil_weights(other)
     write_manifest(other, "fedcba9876543210")
-    model = activate("lite_medsam", LiteMedSamProcessor(), own, "float32")
+    model = OpenVinoModel("lite_medsam", LiteMedSamProcessor(), own, "float32")
 
     def named(folder: Path) -> str:
         text = f"{folder.name} {model.processor.version} {model.backend}"
@@ -377,7 +387,7 @@ def test_fused_attention_is_the_published_attention() -> None:
 
 
 def test_prompts_decoded_in_one_batch_have_the_masks_of_each_alone(
-    torch_lite, mni, monkeypatch: pytest.MonkeyPatch
+    torch_lite, encoded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through the modules that are captured on a GPU, here without the capture."""
     from samm_core.models.backends.torch import BatchDecoders
@@ -395,7 +405,7 @@ def test_prompts_decoded_in_one_batch_have_the_masks_of_each_alone(
             coords, labels = torch.from_numpy(point_coords), torch.from_numpy(point_labels)
             return self.decoder(features.permute(1, 2, 0)[None], coords, labels)
 
-    (embedding,) = torch_lite.encode([mni.slice_image(Plane.AXIAL, 95)])
+    _, _, embedding = encoded[Plane.AXIAL]
     boxes = [[40, 40, 150, 170], [70, 80, 121, 140], [33, 90, 89, 133]]
     prompts = [PixelPrompt(box_xyxy=box) for box in boxes]
     prompts += [PixelPrompt([[98, 120]], [1]), PixelPrompt([[98, 120], [60, 60]], [1, 0])]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from phantom import placed, rotation
 from structures import FIRST, LAST, Embedder, ball, embedder_of_the_ball, slices_of, volume_dice
@@ -15,6 +15,9 @@ from samm_core.errors import PromptError
 from samm_core.geometry import Plane, VolumeGeometry
 from samm_core.models.base import SegmentationModel
 from samm_core.tasks.box3d import Box3D, cross_sections, segment_box
+
+# With all that takes its embeddings from structures.embedder_of_the_ball.
+pytestmark = pytest.mark.xdist_group("ball")
 
 SIDES = (40, 36, 30)
 angles = st.lists(st.floats(-180, 180), min_size=3, max_size=3)
@@ -32,6 +35,9 @@ def oblique(degrees: list[float]) -> VolumeGeometry:
     plane=st.sampled_from(list(Plane)),
 )
 @settings(max_examples=40)
+# Along the voxels, and its faces lie on slices but for rounding.
+@example([0.0, 108.5, 1.0], [0.0, 108.5, 1.0], [4.0] * 3, (0.3, 0.5, 0.625), Plane.AXIAL)
+@example([0.0, 46.0, 1.0], [0.0, 46.0, 1.0], [4.0] * 3, (0.5, 0.5, 0.5), Plane.AXIAL)
 def test_a_section_is_the_bounding_box_of_what_lies_in_the_box(
     of_volume: list[float], of_box: list[float], half: list[float], centre: tuple, plane: Plane
 ) -> None:

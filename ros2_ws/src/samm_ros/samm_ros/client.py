@@ -332,7 +332,9 @@ class GraphClient:
         timeout_s: float = 600.0,
     ) -> SegmentVolume.Result:
         """Segment what a box holds, given by two opposite corners in RAS millimetres, on the slices of a plane."""
-        low, high = np.minimum(corner_ras, opposite_ras), np.maximum(corner_ras, opposite_ras)
+        # Messages take no whole numbers for these.
+        corners = np.array([corner_ras, opposite_ras], np.float64)
+        low, high = corners.min(axis=0), corners.max(axis=0)
         x, y, z = ((low + high) / 2).tolist()
         goal = SegmentVolume.Goal(
             task=SegmentVolume.Goal.BOX,

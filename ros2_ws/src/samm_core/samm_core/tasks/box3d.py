@@ -122,12 +122,13 @@ def _crossing(across: np.ndarray, pixels: np.ndarray, position: float) -> np.nda
     points = []
     for a, b in _EDGES:
         low, high = sorted((across[a], across[b]))
-        if not low <= position <= high:
+        if not low - _ROUNDING <= position <= high + _ROUNDING:
             continue
-        if low == high:
+        # An edge that lies on the slice lies there whole, whatever rounding says.
+        if high - low <= 2 * _ROUNDING:
             points += [pixels[a], pixels[b]]
         else:
-            share = (position - across[a]) / (across[b] - across[a])
+            share = np.clip((position - across[a]) / (across[b] - across[a]), 0, 1)
             points.append(pixels[a] + share * (pixels[b] - pixels[a]))
     return np.array(points)
 
