@@ -5,7 +5,9 @@ from setuptools import find_packages, setup
 setup(
     name="slicer_ros_bridge",
     version="0.1.0",
-    packages=find_packages(include=["slicer_ros_bridge*"]),
+    # The extension's library, for the viewer; Slicer itself finds it beside its module.
+    packages=[*find_packages(include=["slicer_ros_bridge*"]), "SlicerIPPLib"],
+    package_dir={"SlicerIPPLib": "SlicerIPP/SlicerIPP/SlicerIPPLib"},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/slicer_ros_bridge"]),
         ("share/slicer_ros_bridge", ["package.xml"]),

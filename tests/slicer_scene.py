@@ -17,6 +17,7 @@ with contextlib.suppress(ImportError):
 import numpy as np
 import slicer.util
 import vtk
+from SlicerIPPLib.local_graph import LocalGraph
 from SlicerIPPLib.logic import SegmentationLogic
 from SlicerIPPLib.parameters import Parameters
 from SlicerIPPLib.state import State
@@ -36,15 +37,16 @@ def slicer_app() -> SlicerApp:
 class SlicerScene:
     """A Slicer with one volume at most; a context manager that leaves an empty scene."""
 
-    def __init__(self) -> None:
+    def __init__(self, local_graph: LocalGraph | None = None) -> None:
         self.scene = slicer_app().scene
         self.slices: dict[str, Any] = {}
         for view, orient in (("Red", "Axial"), ("Green", "Coronal"), ("Yellow", "Sagittal")):
             node = self.scene.AddNewNodeByClass("vtkMRMLSliceNode", f"{view} of the test")
             getattr(node, f"SetOrientationTo{orient}")()
             self.slices[view] = node
-        self.parameters = Parameters()
-        self.logic = SegmentationLogic(self.scene, self.parameters, self.slices.get)
+        # Nothing is written to the user's own folder.
+        self.parameters = Parameters(autosave=False)
+        self.logic = SegmentationLogic(self.scene, self.parameters, self.slices.get, local_graph)
 
     def __enter__(self) -> SlicerScene:
         return self

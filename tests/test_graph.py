@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from peer import Peer
+from rclpy.action import ActionClient
+from samm_msgs.action import EmbedVolume
 from samm_msgs.msg import (
     EmbeddingStatus,
     Prompt,
@@ -37,6 +40,7 @@ from samm_core.prompts import PixelPrompt, pixel_box
 from samm_core.sources.base import ImageId, SliceKey
 from samm_ros import conversions, topics
 from samm_ros.client import GraphClient
+from samm_ros.support.goals import Goal
 from samm_ros.tools.recorder import RECORDED
 
 pytestmark = pytest.mark.xdist_group("graph")
@@ -94,7 +98,7 @@ def saved_labels(client: GraphClient, folder: Path, after: Answer | None = None)
 
 @pytest.mark.parametrize("plane", Plane, ids=lambda plane: plane.name.lower())
 def test_a_box_in_ras_gives_the_masks_voxels_in_the_saved_file(
-    client: GraphClient, plane: Plane, mni, lite_medsam, tmp_path: Path
+    client: GraphClient, plane: Plane, mni, lite_medsam, embedded, tmp_path: Path
 ) -> None:
     index, pixels = box_prompt(plane)
     corners = mni.geometry.position_of(mni.geometry.ijk_of(pixels.box[:, :2], plane, index))
@@ -102,9 +106,8 @@ def test_a_box_in_ras_gives_the_masks_voxels_in_the_saved_file(
 
     answer = client.prompt(in_ras, segment=f"in {plane.name}")
 
-    (embedding,) = lite_medsam.encode([mni.slice_image(plane, index)])
     box_xyxy = pixels.box[:, :2].ravel().astype(np.float32)
-    expected = lite_medsam.decode(embedding, PixelPrompt(box_xyxy=box_xyxy)).mask
+    expected = lite_medsam.decode(embedded(plane, index), PixelPrompt(box_xyxy=box_xyxy)).mask
     answered = decode_mask(answer.data, answer.shape, answer.encoding)
     assert expected.sum() > 100
     # Another number of threads may round a pixel on the outline the other way.
@@ -124,7 +127,14 @@ CLICKS = {
 @pytest.mark.parametrize("in_ras", [True, False], ids=["RAS", "pixels"])
 @pytest.mark.parametrize(("points", "labels", "box"), CLICKS.values(), ids=CLICKS.keys())
 def test_clicks_give_the_mask_of_the_direct_call(
-    client: GraphClient, mni, lite_medsam, points: list, labels: list, box: tuple | None, in_ras: bool
+    client: GraphClient,
+    mni,
+    lite_medsam,
+    embedded,
+    points: list,
+    labels: list,
+    box: tuple | None,
+    in_ras: bool,
 ) -> None:
     index = BOXES[Plane.AXIAL][0]
     marks = np.array([*points, *(np.reshape(box, (2, 2)) if box else [])], np.float64)
@@ -142,8 +152,7 @@ def test_clicks_give_the_mask_of_the_direct_call(
         placed[count:] if box else None,
     )
     answer = client.prompt(prompt, segment="clicked")
-    (embedding,) = lite_medsam.encode([mni.slice_image(Plane.AXIAL, index)])
-    expected = lite_medsam.decode(embedding, PixelPrompt(points, labels, box)).mask
+    expected = lite_medsam.decode(embedded(Plane.AXIAL, index), PixelPrompt(points, labels, box)).mask
     answered = decode_mask(answer.data, answer.shape, answer.encoding)
     assert expected.sum() > 100
     # Another number of threads may round a pixel on the outline the other way.
@@ -418,14 +427,29 @@ def test_a_late_joiner_sees_the_volume_and_its_geometry(peer: Peer, mni) -> None
 
 def test_embedding_a_plane_reports_progress_and_can_be_cancelled(client: GraphClient, peer: Peer) -> None:
     peer.listen(EmbeddingStatus, topics.EMBEDDING_STATUS, topics.LATCHED)
-    reports: list[int] = []
+    action = ActionClient(peer.node, EmbedVolume, topics.EMBED_VOLUME)
+    peer.wait_until(action.server_is_ready, "embed_volume")
+    reported = threading.Event()
+    goal = EmbedVolume.Goal(planes=[int(Plane.SAGITTAL)])
+    sent = Goal(peer.node, action, goal, lambda feedback: feedback.status.sweeping and reported.set())
+    assert reported.wait(60), "there was no feedback"
 
-    client.embed([Plane.SAGITTAL], lambda status: reports.append(status.done[Plane.SAGITTAL]), limit_s=8.0)
+    sent.cancel()
 
-    assert reports, "there was no feedback"
-    status = peer.wait_for(topics.EMBEDDING_STATUS, lambda s: not s.sweeping and s.done[Plane.SAGITTAL] > 0)
-    assert status.done[Plane.SAGITTAL] < status.total[Plane.SAGITTAL], "the goal was not cancelled"
+    peer.wait_until(sent.ended.done, "the goal's end")
+    assert not sent.ended.result().success
+    # A client gives it up at its limit.
+    client.embed([Plane.SAGITTAL], lambda status: None, limit_s=2.0)
+
+    def latest() -> EmbeddingStatus:
+        return peer.heard[topics.EMBEDDING_STATUS][-1]
+
+    peer.wait_until(lambda: not latest().sweeping and latest().done[Plane.SAGITTAL], "the end of the work")
+    status = latest()
+    assert status.done[Plane.SAGITTAL] < status.total[Plane.SAGITTAL], "the goals were not cancelled"
     assert status.bytes_used <= status.bytes_budget
+    flags = np.split(np.asarray(status.embedded), np.cumsum(status.total))
+    assert [int(each.sum()) for each in flags] == [*status.done, 0]
 
 
 def test_a_goal_for_a_plane_that_there_is_not_is_refused(client: GraphClient) -> None:
@@ -435,14 +459,17 @@ def test_a_goal_for_a_plane_that_there_is_not_is_refused(client: GraphClient) ->
 
 def test_every_message_says_when_it_was_sent_and_in_which_frame(shared_graph: str) -> None:
     with GraphClient(shared_graph, f"headers-{uuid.uuid4().hex[:6]}") as client, Peer(shared_graph) as peer:
-        for topic, (message_type, qos) in {**RECORDED, topics.OVERLAY: (Image, topics.NEWEST)}.items():
+        listened = {**RECORDED, topics.OVERLAY: (Image, topics.NEWEST)}
+        # Of a live stream, whose images have frames of their own.
+        del listened[topics.TRACKS]
+        for topic, (message_type, qos) in listened.items():
             peer.listen(message_type, topic, qos)
         for _ in range(30):
             # Until both sides of every topic have discovered each other.
             client.prompt(box_prompt(Plane.AXIAL)[1])
-            if all(peer.heard[topic] for topic in (*RECORDED, topics.OVERLAY)):
+            if all(peer.heard[topic] for topic in listened):
                 break
-        for topic in (*RECORDED, topics.OVERLAY):
+        for topic in listened:
             assert peer.heard[topic], f"nothing came on {topic}"
             for message in peer.heard[topic]:
                 assert message.header.frame_id == topics.FRAME_ID, topic

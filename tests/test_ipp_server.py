@@ -5,10 +5,13 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 from rclpy.task import Future
@@ -32,12 +35,15 @@ from slicer_ros_bridge.graph_actions import (
     GraphActions,
     GraphListener,
     ModelState,
+    ModelWeights,
+    SegmentEdit,
     StreamImage,
     TaskEnd,
     TaskProgress,
     VolumeTask,
+    WeightsState,
 )
-from slicer_ros_bridge.node_graph import NodeGraph
+from slicer_ros_bridge.node_graph import NodeGraph, embedded_runs
 from slicer_ros_bridge.undo import TASK_MARK, StepOwners
 from slicer_ros_bridge.volume_tasks import TaskMessage, VolumeTasks
 from slicer_ros_bridge.volumes import VolumeStore
@@ -58,6 +64,7 @@ class FakeGraph:
         self.volumes = {"u": loaded_volume("u")}
         self.model: ModelState | None = MODEL
         self.embedding: EmbeddingState | None = None
+        self.weights: WeightsState | None = None
         self.asked: list[str] = []
         self.forgotten: list[str] = []
         self.prompts: dict[str, Callable[[Answer], None]] = {}
@@ -99,6 +106,21 @@ class FakeGraph:
 
     def cancel_volume(self, client_id: str) -> None:
         self.asked.append(f"cancel {client_id}")
+
+    def fetch_weights(
+        self, name: str, owner: str, on_progress: Callable[[int, int], None], done: Done[str]
+    ) -> None:
+        on_progress(1, 2)
+        done(f"{name} is there.", "")
+
+    def cancel_fetch(self, owner: str) -> None:
+        self.asked.append(f"no weights for {owner}")
+
+    def edit_segment(self, edit: SegmentEdit, owner: str, volume_uid: str, done: Done[str]) -> None:
+        self.asked.append(
+            f"{edit.kind} {edit.segment} {edit.new_name} {edit.color} of {owner} on {volume_uid}"
+        )
+        done("Done in the graph too.", "")
 
     def undo(self, client_ids: Collection[str], volume_uid: str, done: Done[str]) -> None:
         self.asked.append(f"undo {', '.join(client_ids)} on {volume_uid}")
@@ -185,9 +207,20 @@ def test_a_client_is_welcomed_and_told_the_state(door: Door) -> None:
     assert (welcome.type, welcome["re"], welcome["version"]) == ("welcome", 1, ipp.VERSION)
     assert model.fields == {"name": "lite_medsam", "device": "cpu", "takes_points": True, "takes_box": True}
     assert (volume["uid"], volume["dimensions"]) == ("u", [5, 4, 3])
-    door.graph.embedding = EmbeddingState("u", (1, 0, 0), (3, 4, 5), 2.0, False, 10)
+    door.graph.embedding = EmbeddingState("u", (1, 0, 0), (3, 4, 5), 2.0, False, 10, ([(0, 0)], [], []))
     embedding = door.hello(b"2", "b")[-1]
     assert (embedding["uid"], embedding["done"], embedding["total"]) == ("u", [1, 0, 0], [3, 4, 5])
+    assert embedding["runs"] == [[[0, 0]], [], []]
+
+
+@hypothesis.given(st.lists(st.lists(st.booleans(), min_size=1, max_size=40), min_size=3, max_size=3))
+def test_runs_hold_each_embedded_slice_once(planes: list[list[bool]]) -> None:
+    runs = embedded_runs(np.concatenate(planes), [len(plane) for plane in planes])
+    for plane, found in zip(planes, runs, strict=True):
+        assert [index for first, last in found for index in range(first, last + 1)] == list(
+            np.flatnonzero(plane)
+        )
+        assert all(before[1] + 1 < after[0] for before, after in itertools.pairwise(found)), "runs are apart"
 
 
 def test_a_client_without_a_hello_is_refused(door: Door) -> None:
@@ -397,6 +430,43 @@ def test_an_undo_names_all_streams_of_its_client(door: Door) -> None:
     assert door.graph.asked == ["undo a, a/1, a/2, a/3 on u"]
 
 
+def test_a_change_of_a_segment_is_asked_for_on_the_clients_volume(door: Door) -> None:
+    door.hello(b"1", "a")
+    for kind, fields in (
+        ("segment_rename", {"name": "s", "new_name": "t"}),
+        ("segment_recolor", {"name": "t", "color": [0, 0.5, 1]}),
+        ("segment_remove", {"name": "t"}),
+    ):
+        assert door.say(b"1", kind, id=4, **fields)[0]["text"] == "Done in the graph too."
+    assert door.graph.asked == [
+        "rename s t (0.0, 0.0, 0.0) of a on u",
+        "recolor t  (0, 0.5, 1) of a on u",
+        "remove t  (0.0, 0.0, 0.0) of a on u",
+    ]
+
+
+def test_weights_are_listed_and_fetched_with_progress(door: Door) -> None:
+    door.hello(b"1", "a")
+    door.hello(b"2", "asks for nothing")
+    (listed,) = door.say(b"1", "weights", id=3)
+    assert (listed["re"], listed["models"]) == (3, []), "the graph is starting"
+    weights = WeightsState("/w", (ModelWeights("vit_b", "b.pth", 5, False, True, "a page"),))
+    before = len(door.sent)
+    door.server.on_weights(weights)
+    ((to, listed),) = door.sent[before:]
+    assert (to, listed["folder"], [each["model"] for each in listed["models"]]) == (b"1", "/w", ["vit_b"])
+    progress, done = door.say(b"1", "fetch_weights", id=5, name="vit_b")
+    assert (progress.type, progress["name"], progress["done"], progress["total"]) == (
+        "weights_progress",
+        "vit_b",
+        1,
+        2,
+    )
+    assert done["text"] == "vit_b is there."
+    door.say(b"1", "cancel_fetch", id=6)
+    assert door.graph.asked == ["no weights for a"]
+
+
 def test_each_client_is_told_of_its_own_volume_whatever_another_loads(door: Door) -> None:
     door.hello(b"1", "a")
     door.say(b"1", "prompt", id=2, number=1, stream=0, uid="u", **PROMPT)
@@ -461,6 +531,15 @@ def test_a_client_undoes_its_own_newest_step_alone(owners: StepOwners) -> None:
     assert owners.may_undo(["b", "b/1"], "u")
     owners.undone("u")
     assert owners.may_undo(["a", "a/1"], "u")
+
+
+def test_a_change_of_a_segment_is_a_step_of_its_client(owners: StepOwners) -> None:
+    owners.note(_event("b"))
+    owners.edited("a", "u")
+    assert owners.may_undo(["a", "a/1"], "u")
+    assert not owners.may_undo(["b"], "u")
+    owners.undone("u")
+    assert owners.may_undo(["b"], "u")
 
 
 def test_the_steps_of_another_volume_hinder_no_undo(owners: StepOwners) -> None:

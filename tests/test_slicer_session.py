@@ -342,6 +342,41 @@ def test_a_mask_is_propagated_and_one_undo_takes_all_of_it_back_here_and_in_the_
         with_stem.spin_until(lambda: in_graph() == len(propagated))
 
 
+def test_a_segment_that_is_changed_here_is_changed_in_the_graph_and_so_is_its_undo(
+    with_stem: SlicerScene, shared_graph: str
+) -> None:
+    logic, segment_id = with_stem.logic, with_stem.parameters.segment_id
+    name = logic.segment_rows()[0].name
+    count = len(with_stem.voxels())
+    with GraphClient(shared_graph, f"looker-{uuid.uuid4().hex[:6]}") as client:
+
+        def held() -> dict[str, tuple[int, float]]:
+            """Of the graph's copy, by name: voxels, and how red."""
+            copy = client.segmentation_of(with_stem.state.sent_volume.uid)
+            segments = copy.segments if copy else ()
+            return {
+                each.name: (each.voxels, round(each.color.r, 2)) for each in segments if name in each.name
+            }
+
+        with_stem.spin_until(lambda: held().get(name, (0, 0))[0] == count)
+        as_it_was = held()
+        logic.rename_segment(segment_id, f"{name} renamed")
+        logic.recolor_segment(segment_id, (0.25, 1.0, 1.0))
+        with_stem.spin_until(lambda: held() == {f"{name} renamed": (count, 0.25)})
+        logic.remove_segment(segment_id)
+        with_stem.spin_until(lambda: held() == {})
+        # A segment that the graph never heard of is changed here alone, and so is its undo.
+        unknown = logic.add_segment("unknown to the graph")
+        logic.rename_segment(unknown, "still unknown")
+        logic.undo()
+        logic.undo()
+        with_stem.spin_until(lambda: held() == {f"{name} renamed": (count, 0.25)})
+        logic.undo()
+        logic.undo()
+        with_stem.spin_until(lambda: held() == as_it_was)
+        assert len(with_stem.voxels(segment_id)) == count
+
+
 def test_a_mask_that_was_painted_by_hand_is_carried_and_kept(
     with_mni: SlicerScene, mni: Volume, lite_medsam
 ) -> None:
@@ -551,7 +586,9 @@ def test_two_slicers_at_once_get_each_their_own(
     to_ras = mni.geometry.ijk_to_ras
     _box(with_mni, "Red", to_ras)
     second = SegmentationLogic(
-        with_mni.scene, Parameters(volume=with_mni.parameters.volume), with_mni.slices.get
+        with_mni.scene,
+        Parameters(volume=with_mni.parameters.volume, autosave=False),
+        with_mni.slices.get,
     )
     try:
         second.connect(f"tcp://127.0.0.1:{bridge.ports['IPP/2']}")

@@ -27,6 +27,7 @@ from slicer_scene import SlicerScene
 from SlicerIPPLib.client_events import BridgeState
 from SlicerIPPLib.marks import box_on
 from SlicerIPPLib.parameters import Parameters
+from SlicerIPPLib.state import ModelWeights
 
 from samm_core.errors import NotReadyError, PromptError, VolumeError
 
@@ -150,6 +151,75 @@ def test_a_low_score_is_said_in_words_too(widget) -> None:
     logic.state.score = 0.95
     logic.events.mask.emit()
     assert "low" not in widget.ui.scoreLabel.text
+
+
+def test_segments_are_removed_shown_in_3d_measured_and_exported(
+    widget, scene: SlicerScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ui, logic = widget.ui, widget.logic.segmentation
+    widget._parameters.volume = scene.add_volume(np.zeros((8, 9, 10), np.int16), np.eye(4), (0, 1))
+    assert ui.exportButton.toolTip.startswith("There is no segmentation yet")
+    widget._parameters.autosave = False
+    segment_id = logic.add_segment("liver")
+    logic.segments.write(segment_id, 2, 3, np.ones((9, 10), bool))
+    logic.process_events()
+    assert ui.volumeLabel.text == "liver: 0.09 ml"
+    ui.show3DCheckBox.send("clicked", True)
+    assert ui.show3DCheckBox.checked
+    assert widget._parameters.segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
+    said: list[str] = []
+    monkeypatch.setattr(logic, "export", said.append)
+    for path in ("", str(tmp_path / "s.nrrd")):
+        sys.modules["qt"].QFileDialog = SimpleNamespace(getSaveFileName=lambda *_, path=path: path)
+        ui.exportButton.click()
+    assert said == [str(tmp_path / "s.nrrd")], "and nothing where the dialog was left"
+    ui.removeSegmentButton.click()
+    assert logic.segment_rows() == []
+    assert not ui.removeSegmentButton.enabled
+    assert ui.volumeLabel.text == ""
+
+
+def test_a_package_that_is_missing_is_installed_only_if_the_user_agrees(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    installed: list[str | list[str]] = []
+    for name, call in {
+        "confirmOkCancelDisplay": lambda text: "nibabel" in text,
+        "pip_install": installed.append,
+    }.items():
+        monkeypatch.setattr(slicer.util, name, call, raising=False)
+    assert module._has_package("")
+    assert not module._has_package("highdicom")
+    assert module._has_package("nibabel")
+    monkeypatch.setattr(module, "_WHEELS", tmp_path)
+    (tmp_path / "nibabel-1.whl").touch()
+    assert module._has_package("nibabel")
+    assert installed == ["nibabel", ["--no-index", "--find-links", str(tmp_path), "nibabel"]]
+
+
+def test_weights_that_are_missing_are_offered_and_their_progress_shown(widget) -> None:
+    ui, logic = widget.ui, widget.logic.segmentation
+    assert ui.fetchWeightsButton.toolTip == "Connect to the bridge first."
+    logic.state.weights = [
+        ModelWeights("lite_medsam", "", 0, True, False, ""),
+        ModelWeights("vit_b", "b.pth", 4 << 20, False, True, "a page"),
+    ]
+    logic.state.fetching, logic.state.fetch_progress = "vit_b", (1 << 20, 4 << 20)
+    logic.events.weights.emit()
+    assert [args for name, args in ui.weightsComboBox.calls if name == "addItem"] == [("vit_b",)]
+    assert (ui.weightsProgressBar.value, ui.weightsProgressBar.maximum) == (1, 4)
+    assert ui.weightsLabel.text == "vit_b: 1 of 4 MB"
+
+
+def test_a_graph_is_started_in_the_chosen_folder_and_its_log_is_shown(widget, tmp_path: Path) -> None:
+    ui, logic = widget.ui, widget.logic.segmentation
+    assert not ui.stopGraphButton.enabled
+    ui.sammFolderPathLineEdit.currentPath = str(tmp_path)
+    ui.startGraphButton.click()
+    assert "there is no samm in it" in logic.state.log[-1]
+    logic.state.graph_log, logic.state.graph_runs = ["one", "two"], True
+    logic.events.graph.emit()
+    assert ("setPlainText", ("one\ntwo",)) in ui.graphLogTextEdit.calls
 
 
 def test_a_live_stream_is_asked_for_told_of_and_put_into_the_views_once(
@@ -351,6 +421,12 @@ def core_imports(file: Path) -> set[str]:
             continue
         if (SAMM_CORE.joinpath(*parts)).with_suffix(".py").is_file() and parts:
             found.add("/".join(parts))
-        else:
-            found |= {"/".join([*parts, alias.name]) for alias in node.names}
+            continue
+        for alias in node.names:
+            if SAMM_CORE.joinpath(*parts, f"{alias.name}.py").is_file():
+                found.add("/".join([*parts, alias.name]))
+            else:
+                # Of the package itself, which imports its modules by name when they are used.
+                folder = SAMM_CORE.joinpath(*parts)
+                found |= {"/".join([*parts, module.stem]) for module in folder.glob("*.py")}
     return found

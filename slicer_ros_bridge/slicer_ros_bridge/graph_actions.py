@@ -46,7 +46,8 @@ class ModelState:
 class EmbeddingState:
     """How much of the loaded volume is embedded.
 
-    done, total: slices, by plane: axial, coronal, sagittal. rate: slices per second, 0 when idle. sweeping: whether an
+    done, total: slices, by plane: axial, coronal, sagittal. runs: by plane, the first and the last of each run of slices that are
+    embedded. rate: slices per second, 0 when idle. sweeping: whether an
     embed() or the background sweep is under way. bytes_used: held by the cache of embeddings.
     """
 
@@ -56,6 +57,27 @@ class EmbeddingState:
     rate: float
     sweeping: bool
     bytes_used: int
+    runs: tuple[list[tuple[int, int]], ...] = ([], [], [])
+
+
+@dataclass(frozen=True)
+class ModelWeights:
+    """The weights of a model, a file on the graph's host, as ModelWeights.msg has them. size: bytes; 0: not known."""
+
+    model: str
+    file_name: str
+    size: int
+    here: bool
+    fetchable: bool
+    page: str
+
+
+@dataclass(frozen=True)
+class WeightsState:
+    """The models and whether their weights are there. folder: on the graph's host."""
+
+    folder: str
+    models: tuple[ModelWeights, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +143,16 @@ class TaskEnd:
 
 
 @dataclass(frozen=True)
+class SegmentEdit:
+    """A change of one segment of the graph's segmentation. kind: rename, recolor or remove. color: 0 to 1."""
+
+    kind: str
+    segment: str
+    new_name: str = ""
+    color: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
 class StreamTrack:
     """An object of the live stream, as Track.msg has it. state: of ipp.TRACK_STATES. area: pixels."""
 
@@ -162,6 +194,9 @@ class GraphListener:
     def on_embedding(self, embedding: EmbeddingState) -> None:
         """More is embedded than before."""
 
+    def on_weights(self, weights: WeightsState) -> None:
+        """Weights have come, or are gone."""
+
     def on_event(self, event: TaskEvent) -> None:
         """A task of some client's cycle has ended."""
 
@@ -169,12 +204,14 @@ class GraphListener:
 class GraphActions(Protocol):
     """The node graph as a door sees it: the newest that was heard.
 
-    volumes: all that the graph holds, by uid, the one that was loaded last first. model, embedding: None before the first.
+    volumes: all that the graph holds, by uid, the one that was loaded last first. model, embedding, weights: None before
+    the first.
     """
 
     volumes: dict[str, LoadedVolume]
     model: ModelState | None
     embedding: EmbeddingState | None
+    weights: WeightsState | None
 
     def listen(self, listener: GraphListener) -> None:
         """Tell `listener` of every change from now on."""
@@ -184,6 +221,14 @@ class GraphActions(Protocol):
 
     def select_model(self, name: str, done: Done[ModelState]) -> None:
         """Answer prompts with another model, for all clients."""
+
+    def fetch_weights(
+        self, name: str, owner: str, on_progress: Callable[[int, int], None], done: Done[str]
+    ) -> None:
+        """Download a model's weights to the graph's host. on_progress gets bytes done and in all; done gets a sentence."""
+
+    def cancel_fetch(self, owner: str) -> None:
+        """End the downloads that `owner` asked for early; each `done` is still to come."""
 
     def prompt(self, prompt: ClientPrompt, on_answer: Callable[[Answer], None]) -> int:
         """Ask for a mask, instead of any older prompt of the same client; the number of the cycle.
@@ -208,6 +253,9 @@ class GraphActions(Protocol):
 
     def cancel_volume(self, client_id: str) -> None:
         """End this client's task early, if there is one; its `done` is still to come."""
+
+    def edit_segment(self, edit: SegmentEdit, owner: str, volume_uid: str, done: Done[str]) -> None:
+        """Change a segment of a volume's segmentation in the graph: a step of undo, which is `owner`'s."""
 
     def undo(self, client_ids: Collection[str], volume_uid: str, done: Done[str]) -> None:
         """Take back the newest step on a volume in the graph, if it is by one of these; undo.py has the rule."""

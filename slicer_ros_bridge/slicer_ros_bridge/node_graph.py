@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node graph's topics, services and action, as GraphActions: what speaks ROS for the doors.
 
-In:   received_masks, segmentation_status, volumes, model_info, embedding_status, task_masks, task_events
+In:   received_masks, segmentation_status, volumes, model_info, embedding_status, weights, task_masks, task_events
 Out:  prompts (Prompt, newest), task_events (APL_MSK of Slicers)
-Uses: load_volume, select_model, undo, redo, save_segmentation, embed_volume, segment_volume (volume_tasks.py)
+Uses: load_volume, select_model, edit_segments, undo, redo, save_segmentation, embed_volume, segment_volume (volume_tasks.py),
+fetch_weights (weights.py)
 The live stream: live_stream.py
 """
 
@@ -14,14 +15,17 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rclpy.action import ActionClient
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
 from samm_msgs import msg
 from samm_msgs.action import EmbedVolume
-from samm_msgs.srv import LoadVolume, SaveSegmentation, SelectModel, UndoChange
+from samm_msgs.srv import EditSegments, LoadVolume, SaveSegmentation, SelectModel, UndoChange
+from std_msgs.msg import ColorRGBA
 
+from samm_core import ipp
 from samm_core.cycle.pending import CycleProgress, PendingPrompts
 from samm_core.cycle.request import Answer, ClientPrompt
 from samm_core.errors import SammError
@@ -38,14 +42,23 @@ from .graph_actions import (
     GraphListener,
     ModelState,
     Post,
+    SegmentEdit,
     StreamImage,
     TaskEnd,
     TaskProgress,
     VolumeTask,
+    WeightsState,
 )
 from .live_stream import LiveStream
 from .service_calls import ServiceCalls, is_away
 from .volume_tasks import TaskMessage, VolumeTasks, task_message
+from .weights import WeightsGoals, weights_state
+
+_EDITS = {
+    "rename": EditSegments.Request.RENAME,
+    "recolor": EditSegments.Request.RECOLOR,
+    "remove": EditSegments.Request.REMOVE,
+}
 
 
 class NodeGraph:
@@ -58,6 +71,7 @@ class NodeGraph:
         self.volumes: dict[str, LoadedVolume] = {}
         self.model: ModelState | None = None
         self.embedding: EmbeddingState | None = None
+        self.weights: WeightsState | None = None
         self._node, self._post = node, post
         self._listeners: list[GraphListener] = []
         self._pending = PendingPrompts(self._publish_prompt)
@@ -74,12 +88,14 @@ class NodeGraph:
         self._calls = ServiceCalls(node, post)
         self._load = node.create_client(LoadVolume, topics.LOAD_VOLUME)
         self._select = node.create_client(SelectModel, topics.SELECT_MODEL)
+        self._edit = node.create_client(EditSegments, topics.EDIT_SEGMENTS)
         self._undo = node.create_client(UndoChange, topics.UNDO)
         self._redo = node.create_client(UndoChange, topics.REDO)
         self._save = node.create_client(SaveSegmentation, topics.SAVE_SEGMENTATION)
         self._embed = ActionClient(node, EmbedVolume, topics.EMBED_VOLUME)
         self._tasks = VolumeTasks(node, post)
         self._stream = LiveStream(node, post, self._calls)
+        self._fetches = WeightsGoals(node, post)
 
         of_all, latched, events = topics.OF_ALL_CLIENTS, topics.LATCHED, topics.EVENTS
         self._hear(
@@ -99,6 +115,7 @@ class NodeGraph:
         self._hear(msg.VolumeList, topics.VOLUMES, latched, _volumes, lambda heard: self._on_volumes(*heard))
         self._hear(msg.ModelInfo, topics.MODEL_INFO, latched, _model, self._on_model)
         self._hear(msg.EmbeddingStatus, topics.EMBEDDING_STATUS, latched, _embedding, self._on_embedding)
+        self._hear(msg.WeightsList, topics.WEIGHTS, latched, weights_state, self._on_weights)
         # Before task_events: of two that lie ready the mask is taken first.
         self._hear(msg.TaskMask, topics.TASK_MASKS, topics.TASKS, task_message, self._on_task_mask)
         self._hear(msg.TaskEvent, topics.TASK_EVENTS, events, event_of, self._on_event)
@@ -119,6 +136,7 @@ class NodeGraph:
         self._pending.resend(self._cycles)
         self._tasks.tick()
         self._stream.tick()
+        self._fetches.tick()
 
     def load_volume(self, path: Path, window: Window | None, done: Done[LoadedVolume]) -> None:
         request = LoadVolume.Request(path=str(path))
@@ -128,6 +146,26 @@ class NodeGraph:
 
     def select_model(self, name: str, done: Done[ModelState]) -> None:
         self._calls.call(self._select, SelectModel.Request(name=name), lambda r: _model(r.model), done)
+
+    def fetch_weights(
+        self, name: str, owner: str, on_progress: Callable[[int, int], None], done: Done[str]
+    ) -> None:
+        self._fetches.fetch(name, owner, on_progress, done)
+
+    def cancel_fetch(self, owner: str) -> None:
+        self._fetches.cancel(owner)
+
+    def edit_segment(self, edit: SegmentEdit, owner: str, volume_uid: str, done: Done[str]) -> None:
+        def ended(text: str | None, why: str) -> None:
+            if text is not None:
+                self._owners.edited(owner, volume_uid)
+            done(text, why)
+
+        request = EditSegments.Request(
+            edit=_EDITS[edit.kind], volume_uid=volume_uid, segment=edit.segment, new_name=edit.new_name
+        )
+        request.color = ColorRGBA(**dict(zip("rgb", edit.color, strict=True)), a=1.0)
+        self._calls.call(self._edit, request, lambda r: "Done in the graph too.", ended)
 
     def undo(self, client_ids: Collection[str], volume_uid: str, done: Done[str]) -> None:
         if not self._owners.may_undo(client_ids, volume_uid):
@@ -248,6 +286,10 @@ class NodeGraph:
         self.embedding = embedding
         self._tell(lambda listener: listener.on_embedding(embedding))
 
+    def _on_weights(self, weights: WeightsState) -> None:
+        self.weights = weights
+        self._tell(lambda listener: listener.on_weights(weights))
+
     def _on_task_mask(self, message: TaskMessage) -> None:
         if message.answer:
             self._owners.note_task(message.answer.client_id, message.answer.cycle, message.id)
@@ -279,4 +321,14 @@ def _embedding(message: msg.EmbeddingStatus) -> EmbeddingState:
         float(message.rate),
         message.sweeping,
         int(message.bytes_used),
+        embedded_runs(np.asarray(message.embedded, bool), message.total),
     )
+
+
+def embedded_runs(embedded: np.ndarray, total: Sequence[int]) -> tuple[list[tuple[int, int]], ...]:
+    """By plane, the first and the last of each run of slices that are embedded. embedded: as EmbeddingStatus has it."""
+    result = []
+    for flags in np.split(embedded, np.cumsum(total)[:2]):
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+        result.append([(int(first), int(after) - 1) for first, after in edges.reshape(-1, 2)[: ipp.MAX_RUNS]])
+    return tuple(result)

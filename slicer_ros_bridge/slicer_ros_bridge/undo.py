@@ -17,6 +17,9 @@ written in its scene, and apl_msk's all of it in the copy. Something else in bet
 ends the step there and there; the rest of the task is the next one. A task of a Slicer is named `CLIENT/task-…` in the
 graph, and is that client's. The mask of its marked slice is in the copy's step alone: Slicer's scene had it before.
 
+A segment that is renamed, recoloured or removed in Slicer is a step there too, and is changed in the copy. Where the copy
+has no such segment, or refuses, the step is Slicer's alone, and Slicer asks for no undo of it.
+
 The steps are known from APL_MSK's events, and which of them are one task's from `task_masks`. What is unknown, as after a
 restart of the bridge, is left to the graph. The events do not tell that another program called apl_msk's undo or redo: the
 row is then one step off.
@@ -86,6 +89,12 @@ class StepOwners:
         steps.undone.clear()
         if not (task and steps.done and steps.done[-1].task == task):
             steps.done.append(_Step(owner_of(event.client_id), task))
+
+    def edited(self, owner: str, volume_uid: str) -> None:
+        """Count a change of a segment that was made for `owner`."""
+        steps = self._by_volume[volume_uid]
+        steps.undone.clear()
+        steps.done.append(_Step(owner, ""))
 
     def may_undo(self, client_ids: Collection[str], volume_uid: str) -> bool:
         """Whether the newest step on the volume is by one of these, or not known."""

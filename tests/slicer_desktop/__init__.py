@@ -24,6 +24,7 @@ class Widget:
     def __init__(self, kind: str = "", name: str = "") -> None:
         self.kind, self.name = kind, name
         self.enabled, self.toolTip, self.text, self.checked, self.value = True, "", "", False, 0
+        self.currentText = self.currentPath = ""
         self.calls: list[tuple[str, tuple]] = []
         self._slots: dict[str, list] = {}
 

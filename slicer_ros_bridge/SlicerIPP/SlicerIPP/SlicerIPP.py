@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +24,9 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 from SlicerIPPLib.client_events import BridgeState
+from SlicerIPPLib.export import KINDS, missing_package
 from SlicerIPPLib.i18n import tr as _
+from SlicerIPPLib.local_graph import LocalGraph, found_checkout
 from SlicerIPPLib.logic import SegmentationLogic
 from SlicerIPPLib.markups import add_box, add_points
 from SlicerIPPLib.panel import Panel
@@ -39,6 +44,8 @@ SHORTCUTS = {
     "Y": "redoButton",
     "Esc": "stopButton",
 }
+# Of a packaged extension: beside lib/Slicer-X.Y/qt-scripted-modules, in which this file is then.
+_WHEELS = Path(__file__).resolve().parents[3] / "share" / "wheels"
 
 
 def help_text() -> str:
@@ -86,12 +93,16 @@ class SlicerIPPLogic(ScriptedLoadableModuleLogic):
         ScriptedLoadableModuleLogic.__init__(self)
         self.parameters: SlicerIPPParameterNode | None = None
         self.segmentation: SegmentationLogic | None = None
+        # It goes on when the scene is closed.
+        self.local_graph = LocalGraph()
 
     def open(self) -> SegmentationLogic:
         """Work on this scene's parameter node from now on."""
         self.close()
         self.parameters = SlicerIPPParameterNode(self.getParameterNode())
-        self.segmentation = SegmentationLogic(slicer.mrmlScene, self.parameters, _slice_node)
+        self.segmentation = SegmentationLogic(
+            slicer.mrmlScene, self.parameters, _slice_node, self.local_graph
+        )
         return self.segmentation
 
     def close(self) -> None:
@@ -169,6 +180,7 @@ class SlicerIPPWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self) -> None:
         self.removeObservers()
         self._close()
+        self.logic.local_graph.close()
         self.exit()
 
     def enter(self) -> None:
@@ -260,11 +272,21 @@ class SlicerIPPWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             ui.undoButton: lambda: self._segmentation.undo(),
             ui.redoButton: lambda: self._segmentation.redo(),
             ui.addSegmentButton: lambda: self._segmentation.add_segment(),
+            ui.removeSegmentButton: lambda: self._segmentation.remove_segment(self._parameters.segment_id),
+            ui.exportButton: self._export,
+            ui.restoreButton: lambda: self._segmentation.restore_autosave(),
+            ui.fetchWeightsButton: lambda: self._segmentation.fetch_weights(ui.weightsComboBox.currentText),
+            ui.cancelFetchButton: lambda: self._segmentation.cancel_fetch(),
+            ui.startGraphButton: lambda: self._segmentation.start_graph(
+                ui.sammFolderPathLineEdit.currentPath or found_checkout()
+            ),
+            ui.stopGraphButton: lambda: self._segmentation.stop_graph(),
         }
         for button, act in clicks.items():
             button.connect("clicked(bool)", lambda _checked=False, act=act: self._act(act))
         choices = {
             (ui.freezeButton, "clicked(bool)"): lambda checked: self._segmentation.freeze(checked),
+            (ui.show3DCheckBox, "clicked(bool)"): lambda checked: self._segmentation.show_3d(checked),
             (ui.modelComboBox, "textActivated(QString)"): lambda name: self._segmentation.select_model(name),
             (ui.windowPresetComboBox, "textActivated(QString)"): (
                 lambda name: self._segmentation.apply_window_preset(name)
@@ -300,6 +322,15 @@ class SlicerIPPWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         import SampleData
 
         self._parameters.volume = SampleData.SampleDataLogic().downloadMRHead()
+
+    def _export(self) -> None:
+        """Ask for a file, and write the segmentation to it."""
+        filters = ";;".join(f"{what} (*{suffix})" for suffix, what in KINDS.items())
+        path = qt.QFileDialog.getSaveFileName(
+            slicer.util.mainWindow(), _("Export the segmentation"), "segmentation.seg.nrrd", filters
+        )
+        if path and _has_package(missing_package(path)):
+            self._segmentation.export(path)
 
     def _make_box(self) -> None:
         """A box in the middle of the shown slice, for the user to drag; a box that the user has chosen stays."""
@@ -338,26 +369,31 @@ def _slice_node(view: str) -> slicer.vtkMRMLSliceNode | None:
 
 
 def _has_zmq() -> bool:
-    """Whether pyzmq is there. It is installed into Slicer only when the user agrees."""
+    return _has_package("" if importlib.util.find_spec("zmq") else "pyzmq")
+
+
+def _has_package(missing: str) -> bool:
+    """Whether nothing is missing any more. It is installed into Slicer only when the user agrees. missing: empty: nothing."""
+    if not missing:
+        return True
+    if not slicer.util.confirmOkCancelDisplay(
+        _("Slicer-IPP needs the Python package {name}. Install it into Slicer now?").format(name=missing)
+    ):
+        return False
     try:
-        import zmq  # noqa: F401
-    except ImportError:
-        if not slicer.util.confirmOkCancelDisplay(
-            _("Slicer-IPP needs the Python package pyzmq (2 MB). Install it into Slicer now?")
-        ):
-            return False
-        try:
-            slicer.util.pip_install("pyzmq")
-            import zmq  # noqa: F401
-        except Exception as error:  # whatever pip meets, the user can install the package by hand
-            logging.exception("pyzmq could not be installed")
-            slicer.util.errorDisplay(
-                _(
-                    "pyzmq could not be installed ({error}). In Slicer's Python console, with network: "
-                    "slicer.util.pip_install('pyzmq')"
-                ).format(error=error)
-            )
-            return False
+        # A packaged extension brings what needs no network.
+        is_here = any(_WHEELS.glob(f"{missing}-*.whl"))
+        slicer.util.pip_install(["--no-index", "--find-links", str(_WHEELS), missing] if is_here else missing)
+        importlib.invalidate_caches()
+    except Exception as error:  # whatever pip meets, the user can install the package by hand
+        logging.exception("%s could not be installed", missing)
+        slicer.util.errorDisplay(
+            _(
+                "{name} could not be installed ({error}). In Slicer's Python console, with network: "
+                "slicer.util.pip_install('{name}')"
+            ).format(name=missing, error=error)
+        )
+        return False
     return True
 
 

@@ -43,6 +43,8 @@ STREAMS = 4
 # them.
 MAX_IMAGE_BYTES = 1 << 25
 MAX_TRACKS = 64
+# Of embedded slices, in a plane.
+MAX_RUNS = 1024
 TRACK_STATES = ("prompted", "tracking", "uncertain", "lost")
 
 _Check = Callable[[Any], bool]
@@ -135,6 +137,8 @@ _LABELS = _list(_integer(0, 1), range(MAX_POINTS + 1))
 _BOX = _or_none(_list(_number, (4,)))
 _SHAPE = _list(_integer(1, MAX_SIDE), (2,))
 _XYZ = _list(_number, (3,))
+# Red, green, blue, 0 to 1.
+_COLOR = _list(lambda v: _number(v) and 0 <= v <= 1, (3,))
 _MASK_MARK = _record({"index": _INDEX, "shape": _SHAPE, "size": _integer(1, MAX_BUFFER_BYTES)})
 _PROMPT_MARK = _record({"index": _INDEX, "points_xy": _POINTS, "labels": _LABELS, "box_xyxy": _BOX})
 # To the end of ROS's own time, in 2038.
@@ -149,6 +153,16 @@ _TRACK = _record(
         "score": _number,
         "area": _COUNT,
         "error": _text(MAX_REASON),
+    }
+)
+_WEIGHTS = _record(
+    {
+        "model": _name,
+        "file_name": _text(MAX_NAME),
+        "size": _COUNT,
+        "here": _boolean,
+        "fetchable": _boolean,
+        "page": _text(MAX_TEXT),
     }
 )
 _BOX_3D = _record({"centre_ras": _XYZ, "size_mm": _XYZ, "orientation_xyzw": _list(_number, (4,))})
@@ -227,10 +241,17 @@ FROM_SLICER: dict[str, MessageType] = {
     ),
     "track_rename": MessageType({"name": _name, "new_name": _name}),
     "track_remove": MessageType({"name": _line(MAX_NAME)}),
+    # Of the graph's copy of the segmentation.
+    "segment_rename": MessageType({"name": _name, "new_name": _name}),
+    "segment_recolor": MessageType({"name": _name, "color": _COLOR}),
+    "segment_remove": MessageType({"name": _name}),
     "undo": MessageType({}),
     "redo": MessageType({}),
     "save": MessageType({"name": _name}),
     "select_model": MessageType({"name": _name}),
+    "weights": MessageType({}),
+    "fetch_weights": MessageType({"name": _name}),
+    "cancel_fetch": MessageType({}),
     "embed": MessageType({"planes": _list(_PLANE, range(4))}),
     "cancel_embed": MessageType({}),
     "bye": MessageType({}),
@@ -268,6 +289,8 @@ FROM_BRIDGE: dict[str, MessageType] = {
     "model": MessageType(
         {"name": _text(MAX_NAME), "device": _text(MAX_NAME), "takes_points": _boolean, "takes_box": _boolean}
     ),
+    "weights": MessageType({"folder": _text(4096), "models": _list(_WEIGHTS, range(65))}),
+    "weights_progress": MessageType({"name": _name, "done": _COUNT, "total": _COUNT}),
     "embedding": MessageType(
         {
             "uid": _KEY,
@@ -276,7 +299,9 @@ FROM_BRIDGE: dict[str, MessageType] = {
             "rate": _number,
             "sweeping": _boolean,
             "bytes_used": _COUNT,
-        }
+            "runs": _list(_list(_list(_INDEX, (2,)), range(MAX_RUNS + 1)), (3,)),
+        },
+        frozenset({"runs"}),
     ),
     "mask": MessageType(
         {

@@ -66,6 +66,17 @@ class Connection:
         """Make fileno() readable."""
         self._mailbox.wake()
 
+    def post(self, call: Callable[[], None]) -> None:
+        """Make take() make the call; from any thread."""
+        self._posted.append(call)
+        self._mailbox.wake()
+
+    def wake_after(self, seconds: float) -> None:
+        """Make fileno() readable then."""
+        timer = threading.Timer(seconds, self._mailbox.wake)
+        timer.daemon = True
+        timer.start()
+
     def take(self) -> Iterator[ClientEvent]:
         """What has come in. Ends early when the connection is closed meanwhile."""
         self._mailbox.empty()
@@ -82,8 +93,7 @@ class Connection:
 
         def test() -> None:
             sentence = diagnose(address, keys_folder)
-            self._posted.append(lambda: done(sentence))
-            self._mailbox.wake()
+            self.post(lambda: done(sentence))
 
         threading.Thread(target=test, daemon=True).start()
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from .client_events import BridgeState
 from .i18n import tr as _
+from .local_graph import is_supported
 from .marks import why_no_box, why_no_points
 from .nodes import is_bent
 from .parameters import Parameters
@@ -27,11 +28,20 @@ _NO_TASKS = _(
 _NOT_RUNNING = _("Nothing is running.")
 _NO_VIEW = _("There is no {view} slice view; choose a layout that has it.")
 _NO_SEGMENT = _("Segment the shown slice first.")
+_NO_ACTIVE_SEGMENT = _("Choose a segment first.")
+_NO_SEGMENTATION = _("There is no segmentation yet: segment something first, or choose one.")
+_NO_AUTOSAVE = _("Nothing was saved of this volume by itself, or the volume is not loaded into the graph.")
 _NO_ROI = _("Place a 3-D ROI first.")
 _STREAM = _("That is for volumes: a live stream is followed by itself. Choose a volume.")
 _STREAMING = _("The live stream is shown already.")
 _NOT_STREAMING = _("No live stream is shown.")
 _NOT_SWEEPING = _("Nothing is being embedded.")
+_NO_WEIGHTS = _("This graph lists no weights: it is starting, or older than Slicer-IPP.")
+_FETCHING = _("Weights are being fetched already; wait, or stop that first.")
+_NOT_FETCHING = _("No weights are being fetched.")
+_NOT_LINUX = _("The graph runs on Linux; start it on such a computer, and connect to it.")
+_GRAPH_RUNS = _("The graph runs already; stop it first.")
+_NO_GRAPH_RUNS = _("No graph was started from here.")
 _NO_UNDO = _("There is nothing to undo.")
 _NO_REDO = _("There is nothing to redo.")
 
@@ -86,10 +96,14 @@ def why_no_run(parameters: Parameters, state: State, has_view: bool, task: str) 
     )
 
 
-def why_no_segment(parameters: Parameters) -> str:
+def has_segment(parameters: Parameters) -> bool:
+    """Whether a segment is active."""
     node = parameters.segmentation
-    exists = node is not None and node.GetSegmentation().GetSegment(parameters.segment_id or "") is not None
-    return "" if exists else _NO_SEGMENT
+    return node is not None and node.GetSegmentation().GetSegment(parameters.segment_id or "") is not None
+
+
+def why_no_segmentation(parameters: Parameters) -> str:
+    return "" if parameters.segmentation is not None else _NO_SEGMENTATION
 
 
 def why_no_cancel(state: State) -> str:
@@ -97,8 +111,8 @@ def why_no_cancel(state: State) -> str:
     return why_no_connection(state) or ("" if is_sweeping else _NOT_SWEEPING)
 
 
-def reasons(parameters: Parameters, state: State, has_view: bool) -> dict[str, str]:
-    """By control. has_view: the layout has the chosen view."""
+def reasons(parameters: Parameters, state: State, has_view: bool, can_restore: bool) -> dict[str, str]:
+    """By control. has_view: the layout has the chosen view. can_restore: a segmentation of the volume was saved by itself."""
     connection = why_no_connection(state)
     inference = why_no_inference(parameters, state)
     view = why_no_view(parameters, has_view)
@@ -113,7 +127,13 @@ def reasons(parameters: Parameters, state: State, has_view: bool) -> dict[str, s
         "connect": "" if is_disconnected else _CONNECTED,
         "disconnect": _NOT_CONNECTED if is_disconnected else "",
         "test": "",
+        "start_graph": _GRAPH_RUNS if state.graph_runs else ("" if is_supported() else _NOT_LINUX),
+        "stop_graph": "" if state.graph_runs else _NO_GRAPH_RUNS,
         "model": connection,
+        "fetch_weights": connection
+        or ("" if state.weights else _NO_WEIGHTS)
+        or (_FETCHING if state.fetching else ""),
+        "cancel_fetch": connection or ("" if state.fetching else _NOT_FETCHING),
         "load": why_no_load(parameters, state),
         "window": connection or why_no_volume(parameters) or stream,
         "start_stream": connection or (_STREAMING if state.stream else ""),
@@ -125,7 +145,7 @@ def reasons(parameters: Parameters, state: State, has_view: bool) -> dict[str, s
         "live": "",
         "prompt": why_no_prompt(parameters, state, has_view),
         "freeze": why_no_volume(parameters) or stream or view,
-        "propagate": propagate or why_no_segment(parameters),
+        "propagate": propagate or ("" if has_segment(parameters) else _NO_SEGMENT),
         "segment_roi": roi or box or ("" if parameters.roi is not None else _NO_ROI),
         "everything": automatic,
         "stop": "" if state.is_running else _NOT_RUNNING,
@@ -134,4 +154,10 @@ def reasons(parameters: Parameters, state: State, has_view: bool) -> dict[str, s
         "undo": "" if state.can_undo else _NO_UNDO,
         "redo": "" if state.can_redo else _NO_REDO,
         "add_segment": "",
+        "edit_segment": "" if has_segment(parameters) else _NO_ACTIVE_SEGMENT,
+        "show_3d": why_no_segmentation(parameters),
+        "export": why_no_volume(parameters) or stream or why_no_segmentation(parameters),
+        "restore": "" if can_restore else _NO_AUTOSAVE,
+        "autosave": "",
+        "marks_follow": "",
     }

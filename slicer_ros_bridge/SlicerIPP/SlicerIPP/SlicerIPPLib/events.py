@@ -28,7 +28,10 @@ class Signal:
 
 @dataclass(frozen=True)
 class Events:
-    """controls: what can be done now, or why not, has changed. The others are named as the part of the state."""
+    """controls: what can be done now, or why not, has changed. segments: another segment, or another segmentation, is active.
+
+    segment_rows: what segment_rows() returns, or whether surfaces are shown. The others are named as the part of the state.
+    """
 
     connection: Signal = field(default_factory=Signal)
     round_trip: Signal = field(default_factory=Signal)
@@ -40,5 +43,8 @@ class Events:
     mask: Signal = field(default_factory=Signal)
     history: Signal = field(default_factory=Signal)
     segments: Signal = field(default_factory=Signal)
+    graph: Signal = field(default_factory=Signal)
+    weights: Signal = field(default_factory=Signal)
+    segment_rows: Signal = field(default_factory=Signal)
     log: Signal = field(default_factory=Signal)
     controls: Signal = field(default_factory=Signal)

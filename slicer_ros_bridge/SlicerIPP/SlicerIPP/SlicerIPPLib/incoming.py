@@ -26,6 +26,7 @@ from .runs import Runs
 from .state import EmbeddingProgress, Model, State
 from .stream import Stream
 from .volume import VolumeLoader
+from .weights import Weights
 
 
 class Incoming:
@@ -41,6 +42,7 @@ class Incoming:
         masks: Masks,
         runs: Runs,
         stream: Stream,
+        weights: Weights,
         marks_wait: Callable[[], None],
     ) -> None:
         """marks_wait: called when what is marked may be sent now, or should be once more."""
@@ -52,6 +54,7 @@ class Incoming:
         self._masks = masks
         self._runs = runs
         self._stream = stream
+        self._weights = weights
         self._marks_wait = marks_wait
         self._on_message = {
             "welcome": self._on_welcome,
@@ -61,6 +64,8 @@ class Incoming:
             "cycle": self._on_cycle,
             "refused": masks.refused,
             "volume_progress": runs.progressed,
+            "weights": weights.listed,
+            "weights_progress": weights.progressed,
             "error": lambda message: log.warn(message["message"]),
         }
 
@@ -93,6 +98,7 @@ class Incoming:
         presets = message["window_presets"]
         self._state.window_presets = {name: (lower, upper) for name, (lower, upper) in presets.items()}
         self._events.model.emit()
+        self._weights.ask()
 
     def _on_model(self, message: ipp.Message) -> None:
         self._state.model = Model.from_message(message) if message["name"] else None

@@ -18,6 +18,7 @@ from .i18n import tr as _
 if TYPE_CHECKING:
     import slicer
 
+LABELMAP = "Binary labelmap"
 # Of a labelmap that reaches beyond the volume: a few voxels far away must not take all the memory.
 MAX_VOXELS = 1 << 30
 # Voxels by which two grids may differ and still be one.
@@ -55,6 +56,39 @@ def part_of(
 
 def holds_voxels(image: slicer.vtkOrientedImageData) -> bool:
     return image.GetNumberOfPoints() > 0 and image.GetPointData().GetScalars() is not None
+
+
+class VoxelCounts:
+    """How many voxels of labelmaps have a label; they are counted again only when a labelmap was changed by somebody else."""
+
+    def __init__(self) -> None:
+        # By segment: its labelmap, when that was modified, and the count then.
+        self._known: dict[str, tuple[slicer.vtkOrientedImageData, int, int]] = {}
+
+    def of(self, segment_id: str, image: slicer.vtkOrientedImageData, label: int) -> int:
+        """Counting takes about 10 ms for 30 million voxels."""
+        if not self._is_known(segment_id, image, image.GetMTime()):
+            count = int(np.count_nonzero(_array(image) == label)) if holds_voxels(image) else 0
+            self._known[segment_id] = image, image.GetMTime(), count
+        return self._known[segment_id][2]
+
+    def gained(self, segment_id: str, image: slicer.vtkOrientedImageData, before: int, voxels: int) -> None:
+        """The labelmap, which was modified at `before`, has got so many more voxels, or fewer, since."""
+        if self._is_known(segment_id, image, before):
+            self._known[segment_id] = image, image.GetMTime(), self._known[segment_id][2] + voxels
+
+    def keep(self, segment_ids: list[str]) -> None:
+        """Forget all others."""
+        self._known = {name: self._known[name] for name in segment_ids if name in self._known}
+
+    def _is_known(self, segment_id: str, image: slicer.vtkOrientedImageData, modified: int) -> bool:
+        known = self._known.get(segment_id)
+        return known is not None and known[0] is image and known[1] == modified
+
+
+def voxel_volume(image: slicer.vtkOrientedImageData) -> float:
+    """Of one voxel, cubic millimetres."""
+    return abs(float(np.linalg.det(_matrix(image)[:3, :3])))
 
 
 def cover(
@@ -99,6 +133,40 @@ def cover(
         _copy(image, grown, grid, held)
     image.ShallowCopy(grown)
     return offset
+
+
+def voxels_on(
+    image: slicer.vtkOrientedImageData, label: int, dimensions: tuple[int, int, int], ijk_to_local: np.ndarray
+) -> np.ndarray:
+    """What a labelmap, wherever it lies, holds on the volume's voxels, (K, J, I) bool; it stays as it is."""
+    if not holds_voxels(image):
+        return np.zeros(dimensions[::-1], bool)
+    copy = type(image)()
+    copy.ShallowCopy(image)
+    offset = grid_offset(copy, ijk_to_local)
+    if offset is None or not covers(copy, dimensions, offset):
+        offset = cover(copy, dimensions, ijk_to_local, offset)
+    return part_of(copy, dimensions, offset) == label
+
+
+def reaches_beyond(
+    image: slicer.vtkOrientedImageData, label: int, dimensions: tuple[int, int, int], ijk_to_local: np.ndarray
+) -> bool:
+    """Whether a labelmap has the label outside of the volume."""
+    first, last = np.array(image.GetExtent()).reshape(3, 2).T
+    corners = np.array(list(itertools.product(*np.stack([first, last], axis=1))))
+    to_volume = np.linalg.inv(ijk_to_local) @ _matrix(image)
+    if _are_inside(corners @ to_volume[:3, :3].T + to_volume[:3, 3], dimensions).all():
+        return False
+    if not holds_voxels(image):
+        return False
+    held_ijk = np.argwhere(_array(image) == label)[:, ::-1] + first
+    return not _are_inside(held_ijk @ to_volume[:3, :3].T + to_volume[:3, 3], dimensions).all()
+
+
+def _are_inside(positions_ijk: np.ndarray, dimensions: tuple[int, int, int]) -> np.ndarray:
+    """(N,) bool; a voxel reaches half a voxel beyond its centre."""
+    return ((positions_ijk > -0.51) & (positions_ijk < np.array(dimensions) - 0.49)).all(axis=1)
 
 
 def _extent_on(extent: tuple[np.ndarray, np.ndarray], to_target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

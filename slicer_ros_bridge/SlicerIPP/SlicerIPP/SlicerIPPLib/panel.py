@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import qt
@@ -47,6 +48,16 @@ CONTROLS = {
     "undo": ("undoButton",),
     "redo": ("redoButton",),
     "add_segment": ("addSegmentButton",),
+    "edit_segment": ("removeSegmentButton",),
+    "show_3d": ("show3DCheckBox",),
+    "export": ("exportButton",),
+    "restore": ("restoreButton",),
+    "autosave": ("autosaveCheckBox", "autosavePathLineEdit"),
+    "marks_follow": ("marksFollowCheckBox",),
+    "fetch_weights": ("fetchWeightsButton", "weightsComboBox"),
+    "cancel_fetch": ("cancelFetchButton",),
+    "start_graph": ("startGraphButton", "sammFolderPathLineEdit"),
+    "stop_graph": ("stopGraphButton",),
 }
 
 
@@ -72,6 +83,9 @@ class Panel:
             (events.stream, self._show_stream),
             (events.mask, self.show_score),
             (events.segments, self.show_segments),
+            (events.segment_rows, self._show_rows),
+            (events.weights, self._show_weights),
+            (events.graph, self._show_graph),
             (events.log, self._show_log),
             (events.controls, self._update_controls),
         ):
@@ -84,6 +98,38 @@ class Panel:
             table.setSegmentationNode(parameters.segmentation)
         if parameters.segment_id and parameters.segment_id not in table.selectedSegmentIDs():
             table.setSelectedSegmentIDs([parameters.segment_id])
+
+    def _show_rows(self) -> None:
+        self._ui.show3DCheckBox.checked = self._logic.state.show_3d
+        active = next((row for row in self._logic.segment_rows() if row.is_active), None)
+        self._ui.volumeLabel.text = (
+            _("{name}: {volume} ml").format(name=active.name, volume=f"{active.volume_ml:.2f}")
+            if active
+            else ""
+        )
+
+    def _show_weights(self) -> None:
+        state, combo = self._logic.state, self._ui.weightsComboBox
+        chosen = combo.currentText
+        combo.clear()
+        for weights in state.weights:
+            if not weights.is_here:
+                combo.addItem(weights.model)
+        combo.setCurrentText(state.fetching or chosen)
+        done, total = state.fetch_progress
+        self._ui.weightsProgressBar.maximum = max(total >> 20, 1)
+        self._ui.weightsProgressBar.value = done >> 20
+        self._ui.weightsLabel.text = (
+            _("{name}: {done} of {total} MB").format(
+                name=state.fetching, done=round(done / 1e6), total=round(total / 1e6)
+            )
+            if state.fetching
+            else ""
+        )
+
+    def _show_graph(self) -> None:
+        self._ui.graphLogTextEdit.setPlainText("\n".join(self._logic.state.graph_log))
+        self._ui.graphLogTextEdit.moveCursor(qt.QTextCursor.End)
 
     def show_score(self) -> None:
         state = self._logic.state
@@ -154,6 +200,12 @@ class Panel:
                 widget.enabled = not reason
                 widget.toolTip = reason or self._tooltips[name]
         self._ui.problemLabel.text = self._logic.state.prompt_problem
+        saved_at = self._logic.state.autosaved_at
+        self._ui.autosaveLabel.text = (
+            _("saved by itself at {time}").format(time=time.strftime("%H:%M:%S", time.localtime(saved_at)))
+            if saved_at
+            else ""
+        )
         self._ui.freezeButton.checked = self._logic.is_frozen()
         done, count = self._logic.state.progress
         self._ui.runProgressBar.maximum = max(count, 1)

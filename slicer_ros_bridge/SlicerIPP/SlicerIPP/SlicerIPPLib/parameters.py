@@ -20,6 +20,8 @@ class Parameters:
 
     positive, negative: points that the mask must hold, or leave out. box: of it, the extent on the shown slice counts.
     roi: the 3-D box. view: Red, Green or Yellow. live: a mask follows each change of what is marked.
+    marks_follow: what is marked on the shown slice moves along when another slice is shown. autosave_folder: empty: of the user's
+    own folder, samm_ros/autosave.
     """
 
     address: str = DEFAULT_ADDRESS
@@ -36,3 +38,6 @@ class Parameters:
     remove_holes: bool = False
     remove_islands: bool = False
     propagate_slices: int = 5
+    marks_follow: bool = False
+    autosave: bool = True
+    autosave_folder: str = ""

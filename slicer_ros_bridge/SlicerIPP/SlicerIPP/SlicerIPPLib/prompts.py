@@ -17,7 +17,7 @@ from samm_core.sources.base import ImageId, SliceKey
 
 from .connection import Connection
 from .i18n import tr as _
-from .nodes import VoxelStamp, printable, voxel_stamp
+from .nodes import VoxelStamp, voxel_stamp
 from .parameters import Parameters
 from .segments import Segments
 from .state import State
@@ -91,7 +91,7 @@ class Prompts:
             uid=image.source,
             plane=int(plane),
             index=place.index,
-            segment=printable(self._segments.name_of(segment_id), ipp.MAX_NAME),
+            segment=self._segments.graph_name(segment_id),
             points_xy=prompt.points_xy.tolist(),
             labels=prompt.labels.tolist(),
             box_xyxy=None if prompt.box_xyxy is None else prompt.box_xyxy.tolist(),

@@ -26,7 +26,7 @@ from .i18n import tr as _
 from .log import Log
 from .marks import turned_box
 from .masks import cleaned
-from .nodes import VoxelStamp, printable, roi_corners, voxel_stamp
+from .nodes import VoxelStamp, roi_corners, voxel_stamp
 from .parameters import Parameters
 from .segments import Segments
 from .state import State
@@ -94,7 +94,7 @@ class Runs:
         mark = {"index": place.index, "shape": list(mask.shape), "size": len(data)}
         segment_id = self._segments.active()
         run = self._new(place, (first, last), last - first + 1, segment_id, place.index)
-        self._start(run, "propagate", self._graph_name(segment_id), data, masks=[mark])
+        self._start(run, "propagate", self._segments.graph_name(segment_id), data, masks=[mark])
 
     def fill_box(self, place: Place, roi: slicer.vtkMRMLMarkupsROINode) -> None:
         """Segment what the ROI holds, on every slice of the place's plane that it crosses."""
@@ -106,7 +106,7 @@ class Runs:
         segment_id = self._segments.active()
         run = self._new(place, (0, last), crossed, segment_id)
         box = turned_box(roi, self._parameters.volume)
-        self._start(run, "box", self._graph_name(segment_id), box3d=box)
+        self._start(run, "box", self._segments.graph_name(segment_id), box3d=box)
 
     def everything(self, place: Place) -> None:
         """Segment everything on the slice, each thing as a new segment."""
@@ -241,9 +241,6 @@ class Runs:
         if why:
             self._log.say(why)
         self._events.controls.emit()
-
-    def _graph_name(self, segment_id: str) -> str:
-        return printable(self._segments.name_of(segment_id), ipp.MAX_NAME)
 
     def _free_name(self, name: str) -> str:
         """With this no segment's name begins: those that come are new."""

@@ -50,7 +50,7 @@ def segment_slice(
     if why := why_no_volume(parameters):
         raise VolumeError(why)
     place = _place(parameters, plane, slice_index)
-    parameters.live = False
+    parameters.live = parameters.autosave = False
     logic = SegmentationLogic(scene, parameters, lambda view: None)
     try:
         return _segment(logic, place, time.monotonic() + limit_s)

@@ -14,12 +14,20 @@ from samm_core.errors import MaskError
 from samm_core.segmentation.slice_edit import UNDO_STEPS, SavedPixels, bounding_box
 
 from .i18n import tr as _
-from .labelmap import cover, covers, grid_offset, holds_voxels, part_of, slice_of, update_views
+from .labelmap import (
+    LABELMAP,
+    VoxelCounts,
+    cover,
+    covers,
+    grid_offset,
+    holds_voxels,
+    part_of,
+    slice_of,
+    update_views,
+)
 
 if TYPE_CHECKING:
     import slicer
-
-_LABELMAP = "Binary labelmap"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +56,35 @@ class _Segment:
 
 
 @dataclass(frozen=True, eq=False)
-class _Step:
-    """Changes that are taken back together, the last one first. group: whose next mask joins them; None: nobody's."""
+class _Look:
+    """The name and the color that a segment had before."""
 
-    changes: list[_Change | _Segment]
+    node_id: str
+    segment_id: str
+    name: str
+    color: tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class _Removed:
+    """A segment that the user removed, or that came back. segment: with all that it holds. next_id: which was below it."""
+
+    node_id: str
+    segment_id: str
+    segment: slicer.vtkSegment
+    next_id: str
+
+
+@dataclass(eq=False)
+class Step:
+    """Changes that are taken back together, the last one first. group: whose next mask joins them; None: nobody's.
+
+    is_shared: the graph's copy has this step too.
+    """
+
+    changes: list[_Change | _Segment | _Look | _Removed]
     group: int | None = None
+    is_shared: bool = True
 
 
 class SegmentWriter:
@@ -62,9 +94,12 @@ class SegmentWriter:
     """
 
     def __init__(self, scene: slicer.vtkMRMLScene) -> None:
+        self.counts = VoxelCounts()
         self._scene = scene
-        self._undo: deque[_Step] = deque(maxlen=UNDO_STEPS)
-        self._redo: list[_Step] = []
+        self._undo: deque[Step] = deque(maxlen=UNDO_STEPS)
+        self._redo: list[Step] = []
+        # Whether the graph's copy has the step too that was taken back, or made again, last.
+        self.was_shared = False
 
     @property
     def can_undo(self) -> bool:
@@ -101,6 +136,7 @@ class SegmentWriter:
             )
         box = bounding_box((plane == label) | mask)
         y0, y1, x0, x1 = box
+        held, modified = plane[y0:y1, x0:x1] == label, image.GetMTime()
         change = _Change(
             node.GetID(),
             segment_id,
@@ -108,10 +144,12 @@ class SegmentWriter:
             ijk_to_local,
             axis,
             index,
-            SavedPixels.of(plane[y0:y1, x0:x1] == label, box),
+            SavedPixels.of(held, box),
         )
         plane[y0:y1, x0:x1] = np.where(mask[y0:y1, x0:x1], label, 0)
         update_views(node, segment_id, image)
+        gained = np.count_nonzero(mask[y0:y1, x0:x1]) - np.count_nonzero(held)
+        self.counts.gained(segment_id, image, modified, int(gained))
         if is_new and node.GetDisplayNode():
             # Slicer's views take up a segment's first labelmap when its display changes, else only when they are scrolled.
             node.GetDisplayNode().Modified()
@@ -130,6 +168,35 @@ class SegmentWriter:
         segment_id = node.GetSegmentation().AddEmptySegment("", name, color)
         self._push(_Segment(node.GetID(), segment_id, dimensions, ijk_to_local, name, color), group)
         return segment_id
+
+    def note_look(
+        self,
+        node: slicer.vtkMRMLSegmentationNode,
+        segment_id: str,
+        name: str,
+        color: tuple[float, float, float],
+    ) -> Step:
+        """The segment has another name or another color now than these; undo brings these back."""
+        return self._push_own(_Look(node.GetID(), segment_id, name, color))
+
+    def note_removed(
+        self,
+        node: slicer.vtkMRMLSegmentationNode,
+        segment_id: str,
+        segment: slicer.vtkSegment,
+        next_id: str,
+    ) -> Step:
+        """The segment is gone from the segmentation; undo brings it back, above the segment next_id, or as the last."""
+        return self._push_own(_Removed(node.GetID(), segment_id, segment, next_id))
+
+    def separate(self, node: slicer.vtkMRMLSegmentationNode, segment_id: str) -> None:
+        """Give a segment a labelmap of its own, where it shares one."""
+        segmentation = node.GetSegmentation()
+        image = segmentation.GetSegment(segment_id).GetRepresentation(LABELMAP)
+        ids = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
+        others = [segmentation.GetSegment(i).GetRepresentation(LABELMAP) for i in ids if i != segment_id]
+        if image is not None and any(other is image for other in others):
+            segmentation.SeparateSegmentLabelmap(segment_id)
 
     def mask(
         self,
@@ -157,32 +224,45 @@ class SegmentWriter:
         if group is not None and self._undo and self._undo[-1].group == group:
             self._undo[-1].changes.append(change)
         else:
-            self._undo.append(_Step([change], group))
+            self._undo.append(Step([change], group))
 
-    def _step(self, steps: deque[_Step] | list[_Step], back: deque[_Step] | list[_Step]) -> bool:
+    def _push_own(self, change: _Look | _Removed) -> Step:
+        self._redo.clear()
+        self._undo.append(Step([change], is_shared=False))
+        return self._undo[-1]
+
+    def _step(self, steps: deque[Step] | list[Step], back: deque[Step] | list[Step]) -> bool:
         while steps:
             # Written once, however many of its slices change.
             drawn: dict[tuple[str, str], slicer.vtkOrientedImageData] = {}
-            reverted = [self._revert(change, drawn) for change in reversed(steps.pop().changes)]
+            step = steps.pop()
+            reverted = [self._revert(change, drawn) for change in reversed(step.changes)]
             for (node_id, segment_id), image in drawn.items():
                 update_views(self._scene.GetNodeByID(node_id), segment_id, image)
             changes = [change for change in reverted if change is not None]
             if changes:
-                back.append(_Step(changes))
+                back.append(Step(changes, is_shared=step.is_shared))
+                self.was_shared = step.is_shared
                 return True
         return False
 
     def _revert(
-        self, change: _Change | _Segment, drawn: dict[tuple[str, str], slicer.vtkOrientedImageData]
-    ) -> _Change | _Segment | None:
+        self,
+        change: _Change | _Segment | _Look | _Removed,
+        drawn: dict[tuple[str, str], slicer.vtkOrientedImageData],
+    ) -> _Change | _Segment | _Look | _Removed | None:
         """What does it again; None where it cannot be taken back. Adds what is to be drawn to `drawn`."""
         node = self._scene.GetNodeByID(change.node_id)
         if not node:
             return None
         if isinstance(change, _Segment):
             return self._revert_segment(change, node, drawn)
+        if isinstance(change, _Look):
+            return _revert_look(change, node)
+        if isinstance(change, _Removed):
+            return _revert_removed(change, node)
         segment = node.GetSegmentation().GetSegment(change.segment_id)
-        image = segment and segment.GetRepresentation(_LABELMAP)
+        image = segment and segment.GetRepresentation(LABELMAP)
         if not image:
             # The user deleted it: what was in it went with it.
             return None
@@ -236,23 +316,41 @@ class SegmentWriter:
         segment = segmentation.GetSegment(segment_id)
         if segment is None:
             raise MaskError(_("The segment was deleted; choose another one, or add one."))
-        image = segment.GetRepresentation(_LABELMAP)
-        if image is None and segmentation.CreateRepresentation(_LABELMAP):
-            image = segment.GetRepresentation(_LABELMAP)
+        image = segment.GetRepresentation(LABELMAP)
+        if image is None and segmentation.CreateRepresentation(LABELMAP):
+            image = segment.GetRepresentation(LABELMAP)
         if image is None:
             raise MaskError(
                 _(
                     "The segmentation holds no labelmaps; make a binary labelmap its source in Slicer's Segmentations."
                 )
             )
-        ids = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
-        others = [segmentation.GetSegment(i).GetRepresentation(_LABELMAP) for i in ids if i != segment_id]
-        if any(other is image for other in others):
-            # Segments that share a labelmap cannot overlap: a mask would eat its neighbours.
-            segmentation.SeparateSegmentLabelmap(segment_id)
-            image = segment.GetRepresentation(_LABELMAP)
+        # Segments that share a labelmap cannot overlap: a mask would eat its neighbours.
+        self.separate(node, segment_id)
+        image = segment.GetRepresentation(LABELMAP)
         offset = grid_offset(image, ijk_to_local) if holds_voxels(image) else None
         is_new = offset is None or not covers(image, dimensions, offset)
         if is_new:
             offset = cover(image, dimensions, ijk_to_local, offset)
         return part_of(image, dimensions, offset), segment.GetLabelValue(), image, is_new
+
+
+def _revert_look(change: _Look, node: slicer.vtkMRMLSegmentationNode) -> _Look | None:
+    segment = node.GetSegmentation().GetSegment(change.segment_id)
+    if segment is None:
+        return None
+    again = replace(change, name=segment.GetName(), color=segment.GetColor())
+    segment.SetName(change.name)
+    segment.SetColor(*change.color)
+    return again
+
+
+def _revert_removed(change: _Removed, node: slicer.vtkMRMLSegmentationNode) -> _Removed:
+    segmentation = node.GetSegmentation()
+    if segmentation.GetSegment(change.segment_id) is None:
+        # A segment that is gone meanwhile cannot be below it.
+        below = change.next_id if segmentation.GetSegment(change.next_id) is not None else ""
+        segmentation.AddSegment(change.segment, change.segment_id, below)
+    else:
+        segmentation.RemoveSegment(change.segment_id)
+    return change

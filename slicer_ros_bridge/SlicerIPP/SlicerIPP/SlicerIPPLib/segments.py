@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from samm_core import ipp
 from samm_core.errors import MaskError
 from samm_core.segmentation.colors import segment_color
 
 from .events import Events
 from .i18n import tr as _
-from .nodes import to_world, world_geometry
+from .labelmap import VoxelCounts
+from .nodes import printable, to_world, world_geometry
 from .parameters import Parameters
-from .segment_writer import SegmentWriter
+from .segment_writer import SegmentWriter, Step
 from .state import State
 from .view import Place
 
@@ -34,6 +36,8 @@ class Segments:
         self._state = state
         self._events = events
         self._writer = SegmentWriter(scene)
+        # Segments of which the graph has a copy, since it was asked for their masks.
+        self._in_graph: set[str] = set()
 
     def add(self, name: str = "", color: tuple[float, float, float] | None = None) -> str:
         """A new segment, active from now on; its id. A segmentation is made when none is chosen."""
@@ -59,6 +63,14 @@ class Segments:
         segment = self._parameters.segmentation.GetSegmentation().GetSegment(segment_id)
         return segment.GetName() or segment_id
 
+    def graph_name(self, segment_id: str) -> str:
+        """What the graph calls it, which has a copy of it from now on."""
+        self._in_graph.add(segment_id)
+        return printable(self.name_of(segment_id), ipp.MAX_NAME)
+
+    def is_in_graph(self, segment_id: str) -> bool:
+        return segment_id in self._in_graph
+
     def write(
         self, segment_id: str, axis: int, index: int, mask: np.ndarray, group: int | None = None
     ) -> None:
@@ -75,8 +87,38 @@ class Segments:
         node = self._chosen()
         color = segment_color(node.GetSegmentation().GetNumberOfSegments())
         segment_id = self._writer.add_segment(node, *self._grid(node), name, color, group)
+        self._in_graph.add(segment_id)
         self._tell_history()
         return segment_id
+
+    def remove(self, segment_id: str) -> None:
+        """Take a segment away with its voxels; note_removed() makes that a step."""
+        node = self._chosen()
+        # Its neighbours keep theirs, and it keeps its own for undo.
+        self._writer.separate(node, segment_id)
+        node.GetSegmentation().RemoveSegment(segment_id)
+
+    def note_look(self, segment_id: str, name: str, color: tuple[float, float, float]) -> Step:
+        """The segment had this name and this color before: a step, which the graph's copy does not have yet."""
+        step = self._writer.note_look(self._chosen(), segment_id, name, color)
+        self._tell_history()
+        return step
+
+    def note_removed(self, segment_id: str, segment: slicer.vtkSegment, next_id: str) -> Step:
+        """The segment is gone: a step, which the graph's copy does not have yet. next_id: which was below it."""
+        step = self._writer.note_removed(self._chosen(), segment_id, segment, next_id)
+        self._tell_history()
+        return step
+
+    @property
+    def counts(self) -> VoxelCounts:
+        """Of its segments' voxels."""
+        return self._writer.counts
+
+    @property
+    def was_shared(self) -> bool:
+        """Whether the graph's copy has the step too that was taken back, or made again, last."""
+        return self._writer.was_shared
 
     def make_segmentation(self) -> None:
         """One is made when none is chosen."""

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,17 +36,51 @@ class Model:
 
 
 @dataclass(frozen=True)
+class ModelWeights:
+    """The weights of a model on the graph's computer. size: bytes; 0: not known, or they come with samm_ros.
+
+    is_fetchable: they can be downloaded; else `page` says how to get them by hand.
+    """
+
+    model: str
+    file_name: str
+    size: int
+    is_here: bool
+    is_fetchable: bool
+    page: str
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> ModelWeights:
+        """record: of the message `weights`."""
+        names = ("model", "file_name", "size", "here", "fetchable", "page")
+        return cls(*(record[name] for name in names))
+
+
+@dataclass(frozen=True)
 class EmbeddingProgress:
-    """done, total: slices, of all planes. rate: slices per second. sweeping: the graph embeds slices ahead now."""
+    """done, total: slices, of all planes. rate: slices per second. sweeping: the graph embeds slices ahead now.
+
+    uid: of the volume. runs: by the graph's plane, the first and the last of each run of slices that are embedded; empty
+    where the bridge is older.
+    """
 
     done: int
     total: int
     rate: float
     sweeping: bool
+    uid: str
+    runs: list[list[list[int]]]
 
     @classmethod
     def from_message(cls, message: ipp.Message) -> EmbeddingProgress:
-        return cls(sum(message["done"]), sum(message["total"]), message["rate"], message["sweeping"])
+        return cls(
+            sum(message["done"]),
+            sum(message["total"]),
+            message["rate"],
+            message["sweeping"],
+            message["uid"],
+            message.get("runs", [[], [], []]),
+        )
 
 
 @dataclass(frozen=True)
@@ -91,6 +125,11 @@ class State:
     progress: slices done, and all slices, of the last run over many slices. is_running: it is under way.
     stream: the live stream is wanted. stream_text: what is followed in it, a line each. stream_volume_id: of the node that shows
     it; empty before its first image.
+    show_3d: the segmentation's surfaces are shown, or are made again now.
+    autosaved_at: time.time() at which the segmentation was saved by itself last; None: it was not.
+    graph_runs: the graph was started from here, and has not ended. graph_log: the newest of what it said.
+    weights: of each model; none: the bridge is older, or the graph is starting. fetching: the model whose weights are downloaded now.
+    fetch_progress: bytes that are there, and all bytes.
     frozen: keys of slices whose masks stay. dropped: masks that were not applied.
     """
 
@@ -116,6 +155,13 @@ class State:
     stream_volume_id: str = ""
     can_undo: bool = False
     can_redo: bool = False
+    show_3d: bool = False
+    autosaved_at: float | None = None
+    graph_runs: bool = False
+    graph_log: list[str] = field(default_factory=list)
+    weights: list[ModelWeights] = field(default_factory=list)
+    fetching: str = ""
+    fetch_progress: tuple[int, int] = (0, 0)
     log: list[str] = field(default_factory=list)
 
     @property

@@ -46,15 +46,14 @@ class Place:
         return Place(self.volume_id, self.geometry, self.plane, index)
 
 
-def shown_place(parameters: Parameters, slice_nodes: SliceNodes) -> Place:
-    """What the chosen view shows of the chosen volume. Raises VolumeError when that is none of its slices."""
+def shown_place(parameters: Parameters, slice_nodes: SliceNodes, view: str = "") -> Place:
+    """What a view, by default the chosen one, shows of the chosen volume. Raises VolumeError when that is none of its slices."""
+    view = view or parameters.view
     geometry = world_geometry(parameters.volume)
-    plane = PLANES[parameters.view]
-    slice_node = slice_nodes(parameters.view)
+    plane = PLANES[view]
+    slice_node = slice_nodes(view)
     if slice_node is None:
-        raise VolumeError(
-            _("There is no {view} slice view; choose a layout that has it.").format(view=parameters.view)
-        )
+        raise VolumeError(_("There is no {view} slice view; choose a layout that has it.").format(view=view))
     slice_to_ras = array_of(slice_node.GetSliceToRAS())
     normal = slice_to_ras[:3, 2] / np.linalg.norm(slice_to_ras[:3, 2])
     middle = geometry.position_of((np.array(geometry.dimensions) - 1) / 2)[0]
@@ -63,8 +62,6 @@ def shown_place(parameters: Parameters, slice_nodes: SliceNodes) -> Place:
     index = round(float(geometry.index_of(shown_ras)[0, geometry.axis(plane)]))
     if not geometry.contains_slice(plane, index):
         raise VolumeError(
-            _("{view} shows no slice of the volume; move its slider into the volume.").format(
-                view=parameters.view
-            )
+            _("{view} shows no slice of the volume; move its slider into the volume.").format(view=view)
         )
     return Place(parameters.volume.GetID(), geometry, plane, index)

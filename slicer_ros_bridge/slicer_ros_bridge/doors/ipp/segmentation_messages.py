@@ -1,6 +1,9 @@
 # Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""IPP/2's messages about the graph's segmentation: `undo`, `redo`, `save`. Runs on the doors' thread."""
+"""IPP/2's messages about the graph's segmentation, on the doors' thread.
+
+`segment_rename`, `segment_recolor`, `segment_remove`, `undo`, `redo` and `save`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 from samm_core import ipp
 from samm_core.errors import VolumeError
 
-from ...graph_actions import GraphActions
+from ...graph_actions import GraphActions, SegmentEdit
 from .clients import SlicerClient
 
 
@@ -21,6 +24,18 @@ class SegmentationMessages:
 
     def __init__(self, graph: GraphActions, save_folder: Path) -> None:
         self._graph, self._save_folder = graph, save_folder
+
+    def on_rename(self, client: SlicerClient, message: ipp.Message) -> None:
+        self._edit(client, message, SegmentEdit("rename", message["name"], new_name=message["new_name"]))
+
+    def on_recolor(self, client: SlicerClient, message: ipp.Message) -> None:
+        self._edit(client, message, SegmentEdit("recolor", message["name"], color=tuple(message["color"])))
+
+    def on_remove(self, client: SlicerClient, message: ipp.Message) -> None:
+        self._edit(client, message, SegmentEdit("remove", message["name"]))
+
+    def _edit(self, client: SlicerClient, message: ipp.Message, edit: SegmentEdit) -> None:
+        self._graph.edit_segment(edit, client.name, self._volume_of(client), client.done(message))
 
     def on_undo(self, client: SlicerClient, message: ipp.Message) -> None:
         self._graph.undo(client.graph_names, self._volume_of(client), client.done(message))

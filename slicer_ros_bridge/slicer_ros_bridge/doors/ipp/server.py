@@ -40,7 +40,14 @@ from samm_core.latency.events import Outcome, TaskEvent
 from samm_core.models import MODEL_NAMES
 from samm_core.sources.window import WINDOW_PRESETS
 
-from ...graph_actions import SLICER_NODE, EmbeddingState, GraphActions, GraphListener, ModelState
+from ...graph_actions import (
+    SLICER_NODE,
+    EmbeddingState,
+    GraphActions,
+    GraphListener,
+    ModelState,
+    WeightsState,
+)
 from ...volumes import VolumeStore
 from ...worker import Worker
 from .clients import Send, SlicerClient, SlicerClients
@@ -96,10 +103,16 @@ class IppServer(GraphListener):
             "track_prompt": self._stream.on_track_prompt,
             "track_rename": self._stream.on_track_rename,
             "track_remove": self._stream.on_track_remove,
+            "segment_rename": self._segmentation.on_rename,
+            "segment_recolor": self._segmentation.on_recolor,
+            "segment_remove": self._segmentation.on_remove,
             "undo": self._segmentation.on_undo,
             "redo": self._segmentation.on_redo,
             "save": self._segmentation.on_save,
             "select_model": self._on_select_model,
+            "weights": self._on_weights,
+            "fetch_weights": self._on_fetch_weights,
+            "cancel_fetch": self._on_cancel_fetch,
             "embed": self._on_embed,
             "cancel_embed": self._on_cancel_embed,
             "bye": self._on_bye,
@@ -186,6 +199,22 @@ class IppServer(GraphListener):
 
         self._graph.select_model(message["name"], done)
 
+    def _on_weights(self, client: SlicerClient, message: ipp.Message) -> None:
+        client.wants_weights = True
+        client.reply(message, "weights", **_weights_fields(self._graph.weights))
+
+    def _on_fetch_weights(self, client: SlicerClient, message: ipp.Message) -> None:
+        name = message["name"]
+
+        def progressed(done: int, total: int) -> None:
+            client.tell("weights_progress", name=name, done=done, total=total)
+
+        self._graph.fetch_weights(name, client.name, progressed, client.done(message))
+
+    def _on_cancel_fetch(self, client: SlicerClient, message: ipp.Message) -> None:
+        self._graph.cancel_fetch(client.name)
+        client.reply(message, "done", text="Asked to stop.")
+
     def _on_embed(self, client: SlicerClient, message: ipp.Message) -> None:
         self._graph.embed(message["planes"], client.volume_uid, client.done(message))
 
@@ -205,6 +234,11 @@ class IppServer(GraphListener):
     def on_embedding(self, embedding: EmbeddingState) -> None:
         self._tell_all("embedding", _embedding_fields(embedding))
 
+    def on_weights(self, weights: WeightsState) -> None:
+        for client in self._clients:
+            if client.wants_weights:
+                client.tell("weights", **_weights_fields(weights))
+
     def on_event(self, event: TaskEvent) -> None:
         # Slicer's own APL_MSK, which this door published, is no task of the graph.
         if event.outcome == Outcome.COMPLETED and not event.node.startswith(SLICER_NODE):
@@ -217,6 +251,10 @@ class IppServer(GraphListener):
 
 def _model_fields(model: ModelState | None) -> dict[str, Any]:
     return asdict(model or ModelState("", "", False, False))
+
+
+def _weights_fields(weights: WeightsState | None) -> dict[str, Any]:
+    return asdict(weights or WeightsState("", ()))
 
 
 def _embedding_fields(embedding: EmbeddingState) -> dict[str, Any]:

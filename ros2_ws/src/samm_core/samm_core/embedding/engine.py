@@ -55,15 +55,20 @@ class EmbeddingSource(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """How much of the volume that was loaded last is embedded; done and total are by plane."""
+    """Which slices of the volume that was loaded last are embedded, by plane. total: how many there are."""
 
     volume_uid: str
     model: str
     device: str
-    done: dict[Plane, int]
+    embedded: dict[Plane, set[int]]
     total: dict[Plane, int]
     rate: float
     sweeping: bool
+
+    @property
+    def done(self) -> dict[Plane, int]:
+        """How many are embedded."""
+        return {plane: len(indices) for plane, indices in self.embedded.items()}
 
 
 class EmbeddingEngine:
@@ -255,11 +260,11 @@ class EmbeddingEngine:
             finished = list(self._finished_at)
         if volume is None or model is None:
             return None
-        done = {plane: len(self.cache.indices(scope, plane)) for plane in Plane}
+        embedded = {plane: self.cache.indices(scope, plane) for plane in Plane}
         total = {plane: volume.geometry.slice_count(plane) for plane in Plane}
         recent = [t for t in finished if time.monotonic() - t < 10]
         rate = (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
-        return Progress(volume.uid, model.name, str(model.device), done, total, rate, sweeping)
+        return Progress(volume.uid, model.name, str(model.device), embedded, total, rate, sweeping)
 
     def close(self, timeout_s: float | None = None) -> bool:
         """End the threads; what waits is refused.

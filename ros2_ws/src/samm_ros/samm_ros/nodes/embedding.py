@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import uuid
+from array import array
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -49,6 +50,7 @@ from ..support.lifecycle import LifecycleNode
 from ..support.publishing import stamped
 from .segment_volume import SegmentVolumeNode
 from .track import TrackNode
+from .weights import WeightsNode
 
 Loaded = TypeVar("Loaded", LoadVolume.Response, LoadPicture.Response)
 
@@ -502,6 +504,10 @@ class EmbeddingNode(LifecycleNode):
             message.device, message.rate = progress.device, progress.rate
             message.done = [progress.done[plane] for plane in Plane]
             message.total = [progress.total[plane] for plane in Plane]
+            flags = bytearray()
+            for plane in Plane:
+                flags += bytes(index in progress.embedded[plane] for index in range(progress.total[plane]))
+            message.embedded = array("B", flags)
             message.sweeping = progress.sweeping
         return message
 
@@ -525,6 +531,6 @@ def main() -> None:
     with process.ros_with_model():
         node = EmbeddingNode()
         segment_volume, track = SegmentVolumeNode(node.engine), TrackNode(node.engine)
-        with process.spinning_aside(node), process.spinning_aside(segment_volume):
+        with process.spinning_aside(node), process.spinning_aside(segment_volume, WeightsNode()):
             process.autostart(node)
             process.spin(track)

@@ -10,6 +10,7 @@ from .embedding import EmbeddingNode
 from .rcv_inf import RcvInf
 from .segment_volume import SegmentVolumeNode
 from .track import TrackNode
+from .weights import WeightsNode
 
 
 def main() -> None:
@@ -19,7 +20,7 @@ def main() -> None:
         segment_volume = SegmentVolumeNode(embedding.engine, cpl_inf.is_prompted)
         track = TrackNode(embedding.engine)
         # Loading and embedding take seconds and minutes; on threads of their own they delay no request.
-        with process.spinning_aside(embedding), process.spinning_aside(segment_volume):
+        with process.spinning_aside(embedding), process.spinning_aside(segment_volume, WeightsNode()):
             # The model last: it takes seconds, and meanwhile the others can say what is missing.
             process.autostart(rcv_inf, cpl_inf, embedding)
             process.spin(rcv_inf, cpl_inf, track)

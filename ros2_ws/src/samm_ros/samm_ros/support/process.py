@@ -114,19 +114,22 @@ def spin(*nodes: Node) -> None:
 
 
 @contextlib.contextmanager
-def spinning_aside(node: Node) -> Iterator[None]:
-    """Serve a node whose callbacks may take long on threads of their own, so that they delay no other node."""
+def spinning_aside(*nodes: Node) -> Iterator[None]:
+    """Serve nodes whose callbacks may take long on threads of their own, so that they delay no other node."""
     executor = _Executor(_BACKGROUND_THREADS)
-    executor.add_node(node)
-    thread = threading.Thread(target=executor.spin, name=f"executor of {node.get_name()}", daemon=True)
+    for node in nodes:
+        executor.add_node(node)
+    name = f"executor of {nodes[0].get_name()}"
+    thread = threading.Thread(target=executor.spin, name=name, daemon=True)
     thread.start()
     try:
         yield
     finally:
         _end.ask()
         thread.join(_JOIN_S)
-        executor.remove_node(node)
-        _destroy(node)
+        for node in nodes:
+            executor.remove_node(node)
+            _destroy(node)
         executor.shutdown()
 
 

@@ -12,10 +12,13 @@ import zlib
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import MaskError
-from ..segmentation import Segmentation
 from .read_back import MARK
+
+if TYPE_CHECKING:
+    from ..segmentation import Segmentation
 
 # Modules and functions by suffix, the longer suffix first. They are imported when they are used: some libraries take seconds.
 _WRITERS = {

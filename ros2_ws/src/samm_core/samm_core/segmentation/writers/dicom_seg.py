@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import highdicom
 import numpy as np
@@ -20,8 +21,11 @@ from pydicom.sr.codedict import codes
 from ...errors import MaskError
 from ...geometry import VolumeGeometry
 from ...sources.readers.dicom import is_dicom
-from ..segmentation import Segment, Segmentation
 from .read_back import LPS, MARK, PLACEMENT_TOLERANCE
+
+if TYPE_CHECKING:
+    from ..segment_list import Segment
+    from ..segmentation import Segmentation
 
 # What a standard lets be empty but not absent, and scanners and anonymisers leave out.
 _MAY_BE_EMPTY = (
@@ -179,8 +183,8 @@ def _require_same(path: Path, segments: list[tuple[Segment, np.ndarray]], geomet
     )
     rows_mm, columns_mm = map(float, shared.PixelMeasuresSequence[0].PixelSpacing)
     far = np.array([columns - 1, rows - 1, 0])
-    frames = zip(bits.reshape(count, rows, columns), saved.PerFrameFunctionalGroupsSequence, strict=True)
-    for pixels, groups in frames:
+    for number, pixels in enumerate(bits.reshape(count, rows, columns)):
+        groups = saved.PerFrameFunctionalGroupsSequence[number]
         position = np.array(groups.PlanePositionSequence[0].ImagePositionPatient, np.float64)
         corners = np.array([position, position + far[0] * columns_mm * across + far[1] * rows_mm * down])
         first, last = geometry.index_of(corners @ LPS[:3, :3])

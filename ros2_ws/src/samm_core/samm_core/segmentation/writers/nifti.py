@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel
 
 from ...errors import MaskError
-from ..segmentation import Segmentation
 from .read_back import MARK, PLACEMENT_TOLERANCE, read_by_simpleitk, read_nifti_bytes, require_same, shear_mm
+
+if TYPE_CHECKING:
+    from ..segmentation import Segmentation
 
 _NIFTI_MAX_SIDE = 2**15 - 1
 

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from ...geometry import VolumeGeometry
-from ..segmentation import Segment, Segmentation
 from .read_back import LPS, MARK, read_by_simpleitk, require_same
+
+if TYPE_CHECKING:
+    from ..segment_list import Segment
+    from ..segmentation import Segmentation
 
 
 def write(segmentation: Segmentation, path: Path) -> None:

@@ -5,14 +5,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from PIL import Image, PngImagePlugin
 
 from ...errors import MaskError
-from ..segmentation import Segmentation
 from .read_back import MARK
+
+if TYPE_CHECKING:
+    from ..segmentation import Segmentation
 
 
 def write(segmentation: Segmentation, path: Path) -> None:

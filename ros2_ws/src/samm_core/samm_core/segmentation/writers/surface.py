@@ -10,14 +10,18 @@ turn outward, and each surface is closed.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from skimage.measure import marching_cubes
 
 from ...errors import MaskError
 from ...geometry import VolumeGeometry
-from ..segmentation import Segment, Segmentation
 from .read_back import LPS, MARK, PLACEMENT_TOLERANCE, write_bytes
+
+if TYPE_CHECKING:
+    from ..segment_list import Segment
+    from ..segmentation import Segmentation
 
 _STL_TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 _PLY_VERTEX = np.dtype([("position", "<f8", 3), ("color", "u1", 3)])

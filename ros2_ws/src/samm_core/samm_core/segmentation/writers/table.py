@@ -7,12 +7,15 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...geometry import VolumeGeometry
-from ..segmentation import Segmentation
 from .read_back import write_bytes
+
+if TYPE_CHECKING:
+    from ..segmentation import Segmentation
 
 COLUMNS = (
     "segment,label,voxels,volume_ml,"

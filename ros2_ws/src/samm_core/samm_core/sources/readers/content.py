@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 import os
-import resource
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,6 +64,9 @@ _memory: int | None = None
 def limit_memory(spare: int) -> None:
     """Hold no more than `spare` bytes beyond what is held now, and, once a size is known, a few times the voxels."""
     global _memory
+    # Not on Windows, where 3D Slicer uses this module too.
+    import resource
+
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     _memory = held + spare
     resource.setrlimit(resource.RLIMIT_AS, (_memory, resource.RLIM_INFINITY))
@@ -84,6 +86,8 @@ def require_size(name: str, sides: Sequence[int], bytes_per_voxel: int, max_voxe
             f"{name} takes {voxels * bytes_per_voxel:,} bytes; at most {MAX_BYTES:,} are read: crop or resample it."
         )
     if _memory:
+        import resource
+
         # As stored, in the type that it is scaled to, and once more on the way there.
         room = _memory + voxels * (2 * bytes_per_voxel + 24)
         resource.setrlimit(resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))

@@ -358,12 +358,9 @@ def _without_white_padding(voxels: np.ndarray, stored: list[np.ndarray], slices:
     """Padding that is brighter than the picture becomes the least value of it; what is darker is background as it is."""
     if not any(s.padding for s in slices):
         return voxels
-    nothing = (math.nan, math.nan)
+    limits = [s.padding or (math.nan, math.nan) for s in slices]
     padded = np.stack(
-        [
-            (low <= pixels) & (pixels <= high)
-            for pixels, (low, high) in zip(stored, (s.padding or nothing for s in slices), strict=True)
-        ]
+        [(limits[n][0] <= pixels) & (pixels <= limits[n][1]) for n, pixels in enumerate(stored)]
     )
     if not padded.any() or padded.all():
         return voxels
