@@ -190,4 +190,4 @@ def _cpu_s(pid: int) -> float:
 
 
 def _wait(page: Page, condition: str) -> None:
-    page.wait_for_function(f"window.trame && {condition}", timeout=120_000)
+    page.wait_for_function(f"window.trame?.state && {condition}", timeout=120_000)

@@ -248,14 +248,13 @@ def segment_on(
     field.fill(name)
     field.press("Enter")
     shown.click("#propagate")
-    wait_for(shown, "s.is_running")
-    wait_for(shown, "!s.is_running")
+    wait_for(shown, f"s.log.filter(line => line.startsWith('Done')).length > {number}")
 
 
 def wait_for(shown: Page, condition: str) -> None:
     """Until an expression over the page's state `s` is true."""
     shown.wait_for_function(
-        f"window.trame && (() => {{ const s = window.trame.state.state; return {condition}; }})()"
+        f"window.trame?.state && (() => {{ const s = window.trame.state.state; return {condition}; }})()"
     )
 
 

@@ -84,7 +84,7 @@ class ViewerPage:
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.goto(url)
         self.page.wait_for_function(
-            "window.trame && [...document.querySelectorAll('.grid img')].filter(i => i.naturalWidth > 100).length >= 4"
+            "window.trame?.state && [...document.querySelectorAll('.grid img')].filter(i => i.naturalWidth > 100).length >= 4"
         )
 
     def close(self) -> None:

@@ -46,6 +46,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     judged.add_argument("--model", default="lite_medsam", help="model (default: lite_medsam)")
     judged.add_argument("--checkpoint", help="file of its weights (default: the published one)")
     judged.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
+    judged.add_argument(
+        "--latency",
+        type=float,
+        default=0.6,
+        metavar="S",
+        help="of --stream: what a keyframe takes (default: 0.6)",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        metavar="N",
+        help="of --live: one stream for so long, with the server's memory each minute",
+    )
     parser.add_argument(
         "--quick", action="store_true", help="fewer repetitions: to see that it works, not for figures"
     )

@@ -87,7 +87,7 @@ def main(args: argparse.Namespace) -> int:
 def _print(console: Console, name: str, report: Report) -> None:
     from rich.table import Table
 
-    from samm_core.latency.analysis import PERCENTILES, describe
+    from samm_core.latency.analysis import PERCENTILES, describe, describe_followed
 
     for phase in report.phases:
         title = f"{name}, {phase.name}: {describe(phase)}"
@@ -113,6 +113,8 @@ def _print(console: Console, name: str, report: Report) -> None:
         console.print(table)
     else:
         console.print(f"No message was lost on {len(report.losses)} topics and publishers.")
+    if report.followed:
+        console.print(describe_followed(report.followed))
     if report.outliers:
         named = ", ".join(f"{cycle.cycle} ({cycle.total_ms:.0f} ms)" for cycle in report.outliers[:10])
         console.print(f"Outliers: {named}{' …' if len(report.outliers) > 10 else ''}")

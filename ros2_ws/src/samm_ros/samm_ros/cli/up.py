@@ -41,9 +41,9 @@ def main(args: argparse.Namespace) -> int:
         arguments[name] = value
     check_namespace(arguments.get("namespace", ""))
 
-    folder = _log_folder()
+    folder = new_log_folder()
     try:
-        supervisor = launch(arguments, folder, _print_line)
+        supervisor = launch(arguments, folder, print_line)
     except LaunchError:
         folder.rmdir()
         raise
@@ -66,7 +66,7 @@ def _show_arguments() -> None:
         print(f"{argument.name}:=…  (default: {argument.default_text!r})\n    {argument.description}")
 
 
-def _log_folder() -> Path:
+def new_log_folder() -> Path:
     """A new folder for the logs of one run. Raises LaunchError."""
     from samm_core.errors import LaunchError, OutputError
     from samm_core.output import make_new_folder
@@ -80,6 +80,7 @@ def _log_folder() -> Path:
         ) from None
 
 
-def _print_line(name: str, line: str) -> None:
+def print_line(name: str, line: str) -> None:
+    """Print what a process of the graph says, where it is for a person."""
     if _IMPORTANT.search(line):
         print(f"{name:<12} {_STAMP.sub('', line)}", flush=True)
