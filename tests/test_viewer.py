@@ -278,6 +278,37 @@ def test_a_mask_is_drawn_where_it_is_in_every_view_and_no_key_of_slicers_hides_i
     assert not colored(shown.views.three_d).any()
 
 
+def test_each_mask_and_each_step_back_asks_the_views_to_draw(shown: object) -> None:
+    """In a drag the box asks too; the last mask of one comes when nothing moves any more."""
+    from trame_slicer.views.render_scheduler import NoScheduleRendering
+
+    class Counting(NoScheduleRendering):
+        asked = 0
+
+        def schedule_render(self) -> None:
+            self.asked += 1
+
+    view, counting = shown.views.slice_view("Red"), Counting()
+    view.set_scheduled_render(counting)
+    shown.parameters.view = "Red"
+    shown.logic.add_segment()
+    place = shown.logic.shown_place()
+    mask = np.zeros(SHAPE_KJI[1:], bool)
+    mask[20:30, 20:30] = True
+
+    def write(shift: int) -> None:
+        shifted = np.roll(mask, shift, axis=1)
+        shown.logic.segments.write(shown.parameters.segment_id, place.axis, place.index, shifted)
+
+    try:
+        for act in (lambda: write(0), lambda: write(5), shown.logic.undo, shown.logic.redo, lambda: write(9)):
+            counting.asked = 0
+            act()
+            assert counting.asked
+    finally:
+        view.set_scheduled_render(NoScheduleRendering())
+
+
 def test_another_volume_takes_the_place_of_all_that_was_there(shown: object) -> None:
     click(shown.views.slice_view("Red"), 200, 150)
     shown.logic.add_segment()

@@ -250,3 +250,6 @@ def update_views(
     # Whether a segmentation listens to its labelmap depends on how the labelmap came into it.
     if not was_invoked:
         segmentation.InvokeEvent(segmentation.SourceRepresentationModified, segment_id)
+    # Of these events the slice views draw nothing anew, and of a segment's first labelmap they take no notice.
+    if node.GetDisplayNode():
+        node.GetDisplayNode().Modified()

@@ -126,7 +126,7 @@ class SegmentWriter:
         axis, index: the slice, on the IJK axis across it. Raises MaskError and changes nothing when the segment cannot be
         written or the mask does not fit.
         """
-        layer, label, image, is_new = self._layer(node, segment_id, dimensions, ijk_to_local)
+        layer, label, image = self._layer(node, segment_id, dimensions, ijk_to_local)
         plane = slice_of(layer, axis, index)
         if plane.shape != mask.shape:
             raise MaskError(
@@ -150,9 +150,6 @@ class SegmentWriter:
         update_views(node, segment_id, image)
         gained = np.count_nonzero(mask[y0:y1, x0:x1]) - np.count_nonzero(held)
         self.counts.gained(segment_id, image, modified, int(gained))
-        if is_new and node.GetDisplayNode():
-            # Slicer's views take up a segment's first labelmap when its display changes, else only when they are scrolled.
-            node.GetDisplayNode().Modified()
         self._push(change, group)
 
     def add_segment(
@@ -291,9 +288,7 @@ class SegmentWriter:
             image = self._layer(node, change.segment_id, change.dimensions, change.ijk_to_local)[2]
             drawn[change.node_id, change.segment_id] = image
             return change
-        layer, label, _image, _is_new = self._layer(
-            node, change.segment_id, change.dimensions, change.ijk_to_local
-        )
+        layer, label, _image = self._layer(node, change.segment_id, change.dimensions, change.ijk_to_local)
         if (layer == label).any():
             # The user went on with it.
             return None
@@ -307,11 +302,8 @@ class SegmentWriter:
         segment_id: str,
         dimensions: tuple[int, int, int],
         ijk_to_local: np.ndarray,
-    ) -> tuple[np.ndarray, int, slicer.vtkOrientedImageData, bool]:
-        """The segment's own labelmap over the whole volume.
-
-        A (K, J, I) view of it, its label, the image, and whether it was made to cover the volume just now.
-        """
+    ) -> tuple[np.ndarray, int, slicer.vtkOrientedImageData]:
+        """The segment's own labelmap over the whole volume: a (K, J, I) view of it, its label, the image."""
         segmentation = node.GetSegmentation()
         segment = segmentation.GetSegment(segment_id)
         if segment is None:
@@ -329,10 +321,9 @@ class SegmentWriter:
         self.separate(node, segment_id)
         image = segment.GetRepresentation(LABELMAP)
         offset = grid_offset(image, ijk_to_local) if holds_voxels(image) else None
-        is_new = offset is None or not covers(image, dimensions, offset)
-        if is_new:
+        if offset is None or not covers(image, dimensions, offset):
             offset = cover(image, dimensions, ijk_to_local, offset)
-        return part_of(image, dimensions, offset), segment.GetLabelValue(), image, is_new
+        return part_of(image, dimensions, offset), segment.GetLabelValue(), image
 
 
 def _revert_look(change: _Look, node: slicer.vtkMRMLSegmentationNode) -> _Look | None:

@@ -315,7 +315,6 @@ class Stream:
         if self._labelmap is None or self._array().shape != labels.shape:
             self._labelmap = _labelmap(labels.shape)
         segmentation = node.GetSegmentation()
-        is_new = False
         shown = np.zeros(256, np.uint8)
         for track in tracks:
             if track["name"] not in self._objects:
@@ -324,15 +323,11 @@ class Stream:
             segment.SetLabelValue(track["label"])
             if segment.GetRepresentation(_LABELMAP) is not self._labelmap:
                 segment.AddRepresentation(_LABELMAP, self._labelmap)
-                is_new = True
             if track["state"] != "lost" and not stale:
                 shown[track["label"]] = track["label"]
         self._array()[...] = shown[labels]
         if self._objects:
             update_views(node, next(iter(self._objects.values())), self._labelmap)
-        if is_new and node.GetDisplayNode():
-            # As in SegmentWriter: the views take up a segment's first labelmap when its display changes.
-            node.GetDisplayNode().Modified()
 
     def _array(self) -> np.ndarray:
         """(H, W), a view of the labels that are shown."""
