@@ -3,8 +3,10 @@
 """A live stream through a running graph: how many masks a second, how late, and what is dropped.
 
     ./samm bench --live
+    ./samm bench --live --minutes 10
 
-Each line is a stream of its own through one graph: a picture that moves, with marked discs in it.
+Each line is a stream of its own through one graph: a picture that moves, with marked discs in it. With --minutes it is a minute
+of one stream, and what the server's memory is at its end.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import rclpy
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point
@@ -49,6 +53,8 @@ STREAMS = (
 )
 SECONDS, QUICK_SECONDS = 20.0, 4.0
 SETTLE_S = 3.0
+# Of the stream that lasts minutes.
+LONG = (30, 640, 480, 3)
 # Frames of the moving picture, which go to and fro.
 PICTURES = 60
 DISC_PX, STEP_PX = 24, 1.5
@@ -173,19 +179,30 @@ class Peer:
 def main(args: argparse.Namespace | None = None) -> int:
     """0. Prints the table."""
     seconds = QUICK_SECONDS if args and args.quick else SECONDS
+    minutes = args.minutes if args else None
     namespace = f"stream_{uuid.uuid4().hex[:8]}"
     os.environ.update(environment())
     arguments = {"namespace": namespace, "bridge": "false"}
     print(
         "rate  size        objects   masks/s   whole p50    p99 ms   inside p50    p99 ms   dropped  tracking"
+        + ("   server MiB" if minutes else "")
     )
-    with tempfile.TemporaryDirectory() as folder, launch(arguments, Path(folder)), Peer(namespace) as peer:
-        for stream in STREAMS:
-            print(measure(peer, *stream, seconds), flush=True)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        launch(arguments, Path(folder)) as supervisor,
+        Peer(namespace) as peer,
+    ):
+        for stream in [LONG] if minutes else STREAMS:
+            for line in measure(peer, *stream, 60.0 if minutes else seconds, max(1, round(minutes or 1))):
+                resident = psutil.Process(supervisor.processes["samm_server"]).memory_info().rss / 2**20
+                print(line + (f"   {resident:10.0f}" if minutes else ""), flush=True)
     return 0
 
 
-def measure(peer: Peer, rate: float, columns: int, rows: int, objects: int, seconds: float) -> str:
+def measure(
+    peer: Peer, rate: float, columns: int, rows: int, objects: int, seconds: float, times: int
+) -> Iterator[str]:
+    """A line of the table, `times` times: of so many seconds of one stream."""
     pictures, boxes = moving_picture(columns, rows, objects)
     messages = [image_to_msg(each) for each in [*pictures, *pictures[-2:0:-1]]]
     stop = threading.Event()
@@ -199,18 +216,26 @@ def measure(peer: Peer, rate: float, columns: int, rows: int, objects: int, seco
         peer.wait_for_masks(objects)
         stop.wait(SETTLE_S)
         before = peer.measured().last
-        stop.wait(seconds)
-        heard = peer.measured()
+        for _ in range(times):
+            stop.wait(seconds)
+            heard = peer.measured()
+            yield line_of(heard, heard.last.dropped - before.dropped, rate, columns, rows, objects, seconds)
+            before = heard.last
     finally:
         stop.set()
         camera.join()
     peer.edit(EditTracks.Request(edit=EditTracks.Request.REMOVE))
+
+
+def line_of(
+    heard: Heard, dropped: int, rate: float, columns: int, rows: int, objects: int, seconds: float
+) -> str:
     whole, inside = np.array(heard.whole) * 1e3, np.array(heard.inside) * 1e3
     tracking = np.mean(np.array(heard.states) == Track.TRACKING)
     return (
         f"{rate:4g}  {columns:4d}×{rows:<4d}  {objects:7d}   {len(whole) / seconds:7.1f}   {np.median(whole):9.1f} "
         f"{np.percentile(whole, 99):9.1f}   {np.median(inside):10.1f} {np.percentile(inside, 99):9.1f}   "
-        f"{heard.last.dropped - before.dropped:7d}  {tracking:7.0%}"
+        f"{dropped:7d}  {tracking:7.0%}"
     )
 
 

@@ -133,7 +133,7 @@ def main(args: argparse.Namespace) -> int:
     costs: dict[tuple[int, bool], np.ndarray] = {}
     for stream in streams(args.stream, PLANS[1:12:4] if args.quick else PLANS + UNSEEN):
         encoder = Encoder(model, stream)
-        judged, strip = judge(stream, encoder, getattr(args, "latency", LATENCY_S))
+        judged, strip = judge(stream, encoder, args.latency)
         trials += judged
         if stream.plan.name in _SHOWN:
             strips.append(strip)

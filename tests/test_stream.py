@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import uuid
 from array import array
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,14 +16,21 @@ from camera import PICTURES, Camera, box_of, scene_with_a_disc, time_of
 from geometry_msgs.msg import Point
 from peer import Peer
 from rclpy.publisher import Publisher
-from samm_msgs.msg import Prompt, TaskEvent, Track, Tracks
+from rclpy.serialization import serialize_message
+from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import Writer as BagFile
+from rosbags.typesys import Stores, get_typestore
+from rosgraph_msgs.msg import Clock
+from samm_msgs.msg import ModelInfo, Prompt, TaskEvent, Track, Tracks
 from samm_msgs.srv import EditTracks
 from sensor_msgs.msg import CompressedImage, Image
 
+from samm_core.latency.bag import BagReader
 from samm_core.latency.cycles import complete_cycles
 from samm_core.latency.events import Task, event_of
 from samm_ros import topics
-from samm_ros.support.images import array_from_image
+from samm_ros.supervision.processes import find_executable
+from samm_ros.support.images import array_from_image, image_to_msg
 from samm_ros.support.world import stamp_ns
 
 pytestmark = pytest.mark.xdist_group("graph")
@@ -64,10 +73,16 @@ def box_prompt(name: str, box: tuple[float, float, float, float], stamp: object 
     return prompt
 
 
-def mark(peer: Peer, camera: Camera, masks: list[np.ndarray], name: str = "disc", picture: int = 0) -> None:
-    """Mark the disc on a picture as it was sent last."""
-    peer.wait_until(lambda: peer.heard[topics.TRACKS], "tracks")
-    prompt = box_prompt(name, box_of(masks[picture]), camera.stamp_of(picture))
+def mark(peer: Peer, camera: Camera, masks: list[np.ndarray], name: str = "disc") -> None:
+    """Mark the disc on the newest image that is known to have arrived."""
+
+    def arrived() -> list[int]:
+        stamps = [stamp_ns(each.header) for each in peer.heard[topics.TRACKS]]
+        return [each for each in stamps if each in camera.sent]
+
+    peer.wait_until(arrived, "tracks of the camera's images")
+    stamp = arrived()[-1]
+    prompt = box_prompt(name, box_of(masks[camera.sent[stamp]]), time_of(stamp))
     response = edit(peer, edit=EditTracks.Request.PROMPT, prompt=prompt)
     assert response.success, response.message
 
@@ -119,7 +134,7 @@ def test_a_mark_is_followed_at_the_images_own_stamps(
             rows, columns = np.nonzero(mask)
             assert np.allclose(track.box_xyxy, (columns.min(), rows.min(), columns.max(), rows.max()))
             assert np.allclose(track.centre_xy, (columns.mean(), rows.mean()), atol=0.01)
-        if track.state == Track.TRACKING:
+            # On a busy computer it is UNCERTAIN while the model has no time for it.
             scores.append(dice(mask, truth))
     assert len(scores) > PICTURES, "it was followed for a round and more"
     assert np.mean(scores) > 0.9 and min(scores) > 0.7
@@ -146,7 +161,7 @@ def test_marks_by_the_topic_add_and_correct_objects_that_are_renamed_and_removed
     peer.wait_until(lambda: peer.heard[topics.TRACKS], "tracks")
     prompt = box_prompt("one", box_of(scene[1][3]), camera.stamp_of(3))
     first = peer.publish_until(prompts, prompt, topics.TRACKS, tracked("one"))
-    mark(peer, camera, scene[1], "two", 5)
+    mark(peer, camera, scene[1], "two")
     both = peer.wait_for(topics.TRACKS, lambda m: tracked("one")(m) and tracked("two")(m))
     assert [t.name for t in both.tracks] == ["one", "two"]
     assert len({t.label for t in both.tracks}) == 2
@@ -427,15 +442,113 @@ def test_keyframes_are_traced_as_cycles_of_five_tasks(
     assert complete_cycles(events)
 
 
-def test_streams_in_two_namespaces_do_not_meet(
-    peer: Peer, camera: Camera, scene: tuple[list[np.ndarray], list[np.ndarray]]
+def test_a_bag_of_images_is_followed_while_it_is_played_and_found_anew_where_it_begins_again(
+    peer: Peer, images: Publisher, scene: tuple[list[np.ndarray], list[np.ndarray]], tmp_path: Path
 ) -> None:
-    mark(peer, camera, scene[1])
-    peer.wait_for(topics.TRACKS, tracked("disc"))
-    with Peer(f"other_{uuid.uuid4().hex[:8]}") as other:
-        heard = other.node.create_subscription(
-            Tracks, topics.TRACKS, other.heard["other"].append, topics.OF_A_STREAM
-        )
-        count = len(peer.heard[topics.TRACKS])
-        peer.wait_until(lambda: len(peer.heard[topics.TRACKS]) > count + 10, "ten more images")
-        assert heard.get_publisher_count() == 0 and not other.heard["other"]
+    recorded = [
+        (each.log_ns, each.data)
+        for each in BagReader(bag_of(scene[0], tmp_path / "bag")).messages("image_raw")
+    ]
+    assert len(recorded) == PICTURES
+    bag = iter(recorded)
+
+    def play() -> None:
+        images.publish(next(bag)[1])
+
+    def is_of_the_bag(message: Tracks) -> bool:
+        return message.header.frame_id == "recorded"
+
+    newest = peer.do_until(play, topics.TRACKS, is_of_the_bag)
+    stamps = [log_ns for log_ns, _ in recorded]
+    prompt = box_prompt("disc", box_of(scene[1][stamps.index(stamp_ns(newest.header))]), newest.header.stamp)
+    assert edit(peer, edit=EditTracks.Request.PROMPT, prompt=prompt).success
+    found = peer.do_until(play, topics.TRACKS, tracked("disc"))
+    assert dice_of_box(found, scene[1][stamps.index(stamp_ns(found.header))]) > 0.8
+    # As `ros2 bag play --loop` does.
+    bag = iter(recorded)
+    fresh(peer)
+    again = peer.do_until(play, topics.TRACKS, tracked("disc"))
+    # Nothing was carried over: it was found by its looks, before the model confirmed it.
+    assert peer.heard[topics.TRACKS][0].tracks[0].state != Track.TRACKING
+    assert dice_of_box(again, scene[1][stamps.index(stamp_ns(again.header))]) > 0.8
+
+
+def bag_of(pictures: list[np.ndarray], folder: Path) -> Path:
+    """A bag with a camera's images of the year 2020, by a writer that shares no code with ours."""
+    with BagFile(folder, version=9, storage_plugin=StoragePlugin.MCAP) as bag:
+        store = get_typestore(Stores.ROS2_JAZZY)
+        camera = bag.add_connection("/camera/image_raw", "sensor_msgs/msg/Image", typestore=store)
+        for number, picture in enumerate(pictures):
+            message = image_to_msg(picture)
+            stamp = 1_600_000_000_000_000_000 + number * 33_000_000
+            message.header.stamp, message.header.frame_id = time_of(stamp), "recorded"
+            bag.write(camera, stamp, serialize_message(message))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def second_graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The namespace of a server of its own that runs by /clock, which nobody publishes yet. Its model is loaded."""
+    namespace, server = f"second_{uuid.uuid4().hex[:8]}", find_executable("samm_ros", "samm_server")
+    words = ["--ros-args", "-r", f"__ns:=/{namespace}", "-p", "use_sim_time:=true"]
+    with open(tmp_path_factory.mktemp("second") / "log", "wb") as log:
+        process = subprocess.Popen([str(server), *words], stdout=log, stderr=log)
+    try:
+        with Peer(namespace) as peer:
+            peer.listen(ModelInfo, topics.MODEL_INFO, topics.LATCHED)
+            peer.wait_for(topics.MODEL_INFO, lambda message: message.name, 180.0)
+        yield namespace
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def test_two_streams_in_two_namespaces_have_an_object_each(
+    peer: Peer, camera: Camera, scene: tuple[list[np.ndarray], list[np.ndarray]], second_graph: str
+) -> None:
+    mark(peer, camera, scene[1], "here")
+    pictures, masks = scene_with_a_disc((240, 320))
+    with Peer(second_graph) as other:
+        other.listen(Tracks, topics.TRACKS, topics.OF_A_STREAM)
+        with Camera(other.publisher(Image, topics.IMAGE, topics.NEWEST), pictures) as second:
+            mark(other, second, masks, "there")
+            there = other.wait_for(topics.TRACKS, tracked("there"))
+            here = peer.wait_for(topics.TRACKS, tracked("here"))
+            assert [[track.name for track in each.tracks] for each in (here, there)] == [["here"], ["there"]]
+            assert (there.width, here.width) == (320, 256)
+            assert dice_of_box(there, masks[second.sent[stamp_ns(there.header)]]) > 0.8
+            assert edit(peer, edit=EditTracks.Request.REMOVE, name="here").success
+            fresh(other)
+            left = other.wait_for(topics.TRACKS, lambda message: not message.stale)
+            assert [track.name for track in left.tracks] == ["there"]
+        # Its clock stands still, and it says all the same that no image comes.
+        other.wait_for(topics.TRACKS, lambda message: message.stale)
+        assert edit(other, edit=EditTracks.Request.REMOVE).success
+
+
+def test_a_clock_that_jumps_back_carries_nothing_over_and_the_stream_goes_on(
+    scene: tuple[list[np.ndarray], list[np.ndarray]], second_graph: str
+) -> None:
+    with Peer(second_graph) as peer:
+        peer.listen(Tracks, topics.TRACKS, topics.OF_A_STREAM)
+        clock = peer.publisher(Clock, "/clock", topics.NEWEST)
+        images = peer.publisher(Image, topics.IMAGE, topics.NEWEST)
+        camera = Camera(images, scene[0])
+        message = camera.message(scene[0][0])
+
+        def simulate() -> None:
+            stamp = next(seconds)
+            clock.publish(Clock(clock=time_of(stamp)))
+            camera.send(message, stamp)
+
+        seconds = iter(range(1000 * 10**9, 2000 * 10**9, 33_000_000))
+        peer.do_until(simulate, topics.TRACKS, lambda told: told.header.stamp.sec >= 1000)
+        prompt = box_prompt("disc", box_of(scene[1][0]))
+        assert edit(peer, edit=EditTracks.Request.PROMPT, prompt=prompt).success
+        peer.do_until(simulate, topics.TRACKS, tracked("disc"))
+        # The simulation is started again: what was followed is found anew, by its looks.
+        seconds = iter(range(10**9, 900 * 10**9, 33_000_000))
+        fresh(peer)
+        again = peer.do_until(simulate, topics.TRACKS, tracked("disc"))
+        assert again.header.stamp.sec < 900 and dice_of_box(again, scene[1][0]) > 0.8
+        assert peer.heard[topics.TRACKS][0].tracks[0].state != Track.TRACKING

@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -282,6 +283,27 @@ def test_a_keyframe_that_takes_longer_than_frames_are_kept_is_still_answered() -
     assert tracked.state is State.TRACKING and film.dice(tracked) > 0.93
 
 
+def test_a_mark_waits_for_its_keyframe_longer_than_frames_are_kept_but_not_for_ever() -> None:
+    film = Film()
+    film.tracker = Tracker(TrackerSettings(keyframe_s=0, kept_s=0.5, wait_s=2.0))
+    film.show(80, 90)
+    film.mark("first")
+    job = film.tracker.job()
+    film.show(82, 90)
+    frame = film.mark("second")
+    for _ in range(RATE_HZ):
+        film.show(82, 90)
+    film.tracker.answer(job, error="The encoder was busy.")
+    job = film.tracker.job()
+    assert job.frame is frame
+    for _ in range(2 * RATE_HZ):
+        film.show(82, 90)
+    film.tracker.answer(job, error="The encoder was busy.")
+    film.show(82, 90)
+    film.tracker.job()
+    assert ["no longer kept" in each.error for each in film.tracker.tracks()] == [True, True]
+
+
 def test_another_size_and_stamps_that_go_back_lose_all() -> None:
     film = marked()
     (tracked,) = film.tracker.step(Frame(2, 10**12, 0, scene(80, 90, (200, 240))))
@@ -528,3 +550,42 @@ def test_on_no_frame_is_a_lost_object_drawn_not_even_on_the_one_where_it_is_lost
         states.append(tracked.state)
         assert (tracked.mask is None) == (tracked.state is State.LOST)
     assert State.LOST in states and states[0] is not State.LOST
+
+
+def changed(share: float) -> np.ndarray:
+    """The disc at 80, 90 with another texture, to this share: with all of it, hardly like the first."""
+    inside = cv2.GaussianBlur(disc(80, 90).astype(np.float32), (0, 0), 1) * share
+    other = texture(2, 0, 220)[SIDE : 2 * SIDE, SIDE : 2 * SIDE]
+    return (scene(80, 90) * (1 - inside) + other * inside).astype(np.uint8)
+
+
+def test_what_changes_slowly_is_drawn_as_uncertain_until_a_slow_model_has_seen_it() -> None:
+    film = marked()
+    for i in range(72):
+        (tracked,) = film.show(0, 0, pixels=changed(min(1.0, i / 45)))
+        if i == 30:
+            job = film.tracker.job()
+    # Unlike its keyframe for longer than uncertain_s: what the model says is waited for.
+    assert tracked.state is State.UNCERTAIN and "does not look" in tracked.cause
+    assert dice(tracked.mask, disc(80, 90)) > 0.9
+    film.truth[job.frame.number] = film.truth[len(film.frames)] = disc(80, 90)
+    film.answer(job)
+    film.keyframe()
+    (tracked,) = film.show(0, 0, pixels=changed(1.0))
+    assert tracked.state is State.TRACKING and dice(tracked.mask, disc(80, 90)) > 0.9
+
+
+def test_what_changes_as_much_at_once_is_lost_within_a_moment_and_so_is_what_the_model_denies() -> None:
+    film = marked()
+    for _ in range(5):
+        film.show(80, 90)
+    states = [film.show(0, 0, pixels=changed(1.0))[0].state for _ in range(9)]
+    assert State.TRACKING not in states and states[-1] is State.LOST
+
+    film = marked()
+    for i in range(72):
+        film.show(0, 0, pixels=changed(min(1.0, i / 45)))
+    job = film.tracker.job()
+    film.tracker.answer(job, [Found(each, disc(180, 180), 0.9, 0.0) for each in film.tracker.targets(job)])
+    (tracked,) = film.show(0, 0, pixels=changed(1.0))
+    assert tracked.state is State.LOST

@@ -82,8 +82,23 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Followed:
+    """The images of a live stream on which objects were followed. row: ms from an image that came in to its tracks.
+
+    dropped: images that were not used, for a newer one was there already. refused: images that could not be read.
+    """
+
+    row: Row
+    dropped: int
+    refused: int
+
+
+@dataclass(frozen=True)
 class Report:
-    """What analyse found. skewed: cycles whose stamps are out of order, as those of two hosts' clocks: they are left out."""
+    """What analyse found. skewed: cycles whose stamps are out of order, as those of two hosts' clocks: they are left out.
+
+    followed: None where no live stream was recorded.
+    """
 
     phases: tuple[Phase, ...]
     outcomes: dict[Task, dict[Outcome, int]]
@@ -91,6 +106,7 @@ class Report:
     outliers: tuple[Cycle, ...]
     skewed: int
     losses: tuple[Loss, ...] = field(default=())
+    followed: Followed | None = None
 
     @property
     def stable(self) -> Phase:
@@ -101,7 +117,9 @@ class Report:
         return tuple(cycle for phase in self.phases for cycle in phase.cycles)
 
 
-def analyse(events: Iterable[TaskEvent], losses: Sequence[Loss] = ()) -> Report:
+def analyse(
+    events: Iterable[TaskEvent], losses: Sequence[Loss] = (), followed: Followed | None = None
+) -> Report:
     """events: in any order, some twice or missing."""
     events = list(dict.fromkeys(events))
     cycles = complete_cycles(events)
@@ -119,6 +137,7 @@ def analyse(events: Iterable[TaskEvent], losses: Sequence[Loss] = ()) -> Report:
         tuple(_outliers(cycles[first:])),
         _whole(events) - len(cycles),
         tuple(losses),
+        followed,
     )
 
 
@@ -149,6 +168,13 @@ def losses_of(heard: Iterable[tuple[str, str, int]]) -> list[Loss]:
     return result
 
 
+def followed_of(times: Sequence[tuple[int, int]], dropped: int, refused: int) -> Followed | None:
+    """times: of each image, when it came in and when its tracks were handed over, ns; None: there was no image."""
+    if not times:
+        return None
+    return Followed(_row("image to tracks", [(end - start) / 1e6 for start, end in times]), dropped, refused)
+
+
 def ratio_of_medians(
     one: Sequence[float], other: Sequence[float], seed: int = 0
 ) -> tuple[float, float, float]:
@@ -161,6 +187,18 @@ def ratio_of_medians(
     ]
     low, high = np.percentile(ratios, (2.5, 97.5))
     return float(np.median(one) / np.median(other)), float(low), float(high)
+
+
+def describe_followed(followed: Followed) -> str:
+    """A live stream in one line."""
+    row = followed.row
+    percentiles = ", ".join(
+        f"p{p} {value:.1f}" for p, value in zip(PERCENTILES, row.percentiles, strict=True)
+    )
+    return (
+        f"{row.count} images of a live stream, ms to their tracks: {percentiles}, max {row.most:.1f}; "
+        f"{followed.dropped} were dropped for a newer one, {followed.refused} could not be read"
+    )
 
 
 def describe(phase: Phase) -> str:
@@ -194,6 +232,12 @@ def as_json(report: Report) -> dict:
         ],
         "skewed": report.skewed,
         "losses": [{**vars(loss), "lost": loss.lost} for loss in report.losses],
+        "followed": report.followed
+        and {
+            **_row_as_json(report.followed.row),
+            "dropped": report.followed.dropped,
+            "refused": report.followed.refused,
+        },
     }
 
 

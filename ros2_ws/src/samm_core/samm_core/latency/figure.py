@@ -16,7 +16,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
-from .analysis import PERCENTILES, Report, describe  # noqa: E402
+from .analysis import PERCENTILES, Report, describe, describe_followed  # noqa: E402
 from .cycles import Cycle  # noqa: E402
 from .events import Task  # noqa: E402
 
@@ -108,6 +108,8 @@ def write_page(path: Path, reports: Sequence[Report], names: Sequence[str], note
                 cells = "".join(f"<td>{value:.2f}</td>" for value in (*row.percentiles, row.most))
                 parts.append(f"<tr><td>{row.name}</td>{cells}<td>{row.count}</td></tr>")
             parts.append("</table>")
+        if report.followed:
+            parts.append(f"<p>{describe_followed(report.followed)}.</p>")
         parts.append(_svg(event_plot(report)))
     parts.append(_svg(distribution_plot(reports, names)))
     path.write_text("\n".join(parts))

@@ -7,15 +7,17 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import BagError
-from .analysis import Report, analyse, losses_of
+from .analysis import Report, analyse, followed_of, losses_of
 from .bag import BagReader
 from .events import TaskEvent, event_of
 
 # By the last part of their names.
 EVENTS = "task_events"
 NUMBERED = (EVENTS, "slice_requests", "accepted_requests", "masks", "received_masks")
+TRACKS = "tracks"
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,12 @@ def read_session(path: Path) -> Session:
     reader = BagReader(path)
     events: list[TaskEvent] = []
     heard: list[tuple[str, str, int]] = []
-    unreadable, unnamed, starts = 0, set(), _Starts()
-    for recorded in reader.messages(*NUMBERED):
+    unreadable, unnamed, starts, stream = 0, set(), _Starts(), _Stream()
+    for recorded in reader.messages(*NUMBERED, TRACKS):
         try:
+            if recorded.topic.rpartition("/")[2] == TRACKS:
+                stream.put(recorded.message)
+                continue
             sequence = int(recorded.message.sequence)
             if recorded.topic.rpartition("/")[2] == EVENTS:
                 event = event_of(recorded.message)
@@ -53,8 +58,30 @@ def read_session(path: Path) -> Session:
     if not events:
         why = "it was cut before the first" if reader.cut else "were they recorded?"
         raise BagError(f"{path} holds no task events; {why}")
-    report = analyse(events, losses_of(heard))
+    followed = followed_of(list(stream.told_ns.items()), stream.dropped, stream.refused)
+    report = analyse(events, losses_of(heard), followed)
     return Session(path, report, reader.cut, unreadable, tuple(sorted(unnamed)))
+
+
+class _Stream:
+    """The images of a live stream. told_ns: by when they came in, when their tracks were told first."""
+
+    def __init__(self) -> None:
+        self.told_ns: dict[int, int] = {}
+        self._counts: tuple[int, int] | None = None
+        self.dropped = self.refused = 0
+
+    def put(self, tracks: Any) -> None:
+        counts = int(tracks.dropped), int(tracks.refused)
+        # A node that was started again counts from 0.
+        dropped, refused = (
+            max(0, now - then) for now, then in zip(counts, self._counts or counts, strict=True)
+        )
+        self._counts = counts
+        self.dropped, self.refused = self.dropped + dropped, self.refused + refused
+        # They are told again where they are stale, or the next image could not be read.
+        if tracks.frame:
+            self.told_ns.setdefault(int(tracks.received_ns), int(tracks.published_ns))
 
 
 class _Starts:

@@ -70,7 +70,7 @@ class Motion:
             back = flow(shown.small, base.small, self._flows[number].back)
             self._flows[number] = Passage(base, shown, back)
         while (oldest := next(iter(self._frames.values()))).stamp_ns < frame.stamp_ns - self.kept_ns:
-            if oldest.number == self.held:
+            if self.held is not None and oldest.number >= self.held:
                 break
             del self._frames[oldest.number]
 

@@ -53,22 +53,28 @@ class TrackerSettings:
     same_likeness: from which the mask of an earlier keyframe goes on being carried, once the model has confirmed it: each
         new mask would be a little less like what the user marked.
     sure_likeness, least_likeness: below the first an object is uncertain. Below the second it is lost after gone_s.
+    least_recent, moment_s: it is lost after gone_s, too, where its likeness is not sure, and that with what it looked like up to
+        twice moment_s ago is less. What changes its shape is soon unlike its keyframe, and hardly unlike itself a moment ago;
+        what is gone is both.
     sure_agreement, least_agreement: Dice of a keyframe's mask with the one carried there, from which it is accepted: the
         first where its likeness is not sure, or where it was found again.
     least_area, most_area: beyond which it has left the view, or is something else. least_found_area, most_found_area:
         within which it is found again.
-    gone_s, uncertain_s: for how long it is drawn where it is not like itself, and where its likeness is not sure.
+    gone_s, uncertain_s: for how long it is drawn where it is not like itself, and where its likeness is not sure; the latter
+        until the model has looked at it, for up to stale_s.
     stale_s: it is lost where no keyframe has been accepted for so long. blind_s: where none was answered at all, as the computer
         is busy; it is uncertain from stale_s on. seek_again_s: it is sought again so long after the
         model has not confirmed that it was found.
     keyframe_s: between keyframes that nobody asked for, at least. A mask that is renewed at every frame follows what slowly
         takes its object's place: where a GPU did so, 5 % of what was shown as TRACKING was false.
-    kept_s: how old a marked frame may be.
+    kept_s: how old a marked frame may be. wait_s: for how long a mark waits for its keyframe.
     """
 
     same_likeness: float = 0.95
     sure_likeness: float = 0.8
-    least_likeness: float = 0.65
+    least_likeness: float = 0.45
+    least_recent: float = 0.65
+    moment_s: float = 0.5
     sure_agreement: float = 0.8
     least_agreement: float = 0.75
     least_area: float = 0.2
@@ -82,6 +88,7 @@ class TrackerSettings:
     seek_again_s: float = 2.0
     keyframe_s: float = 0.5
     kept_s: float = KEPT_NS / 1e9
+    wait_s: float = 30.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,6 +233,10 @@ class _Object:
     # What it looked like when it was marked, and on the last keyframe that was accepted.
     marked: Memory | None = None
     last: Memory | None = None
+    # What it looked like a moment ago, which no keyframe has confirmed.
+    recent: Memory | None = None
+    # Whether it looked on the newest frame as on its keyframe.
+    is_sure: bool = True
 
     @property
     def memory(self) -> tuple[Memory, ...]:
@@ -273,6 +284,7 @@ class Tracker:
             elif former and frame.stamp_ns < former.stamp_ns:
                 self.lose_all("The images' stamps went back.")
             self._newest, self._came = frame, frame.number
+            self._hold()
             self._motion.put(frame)
             self._seek()
             tracks = self.tracks()
@@ -371,8 +383,17 @@ class Tracker:
             self._jobs += 1
             self._job = KeyframeJob(self._jobs, frame)
             self._job_passages = self._motion.passages() if frame is self._newest else {}
-            self._motion.held = frame.number
+            self._hold()
             return self._job
+
+    def _hold(self) -> None:
+        """Keep the frames since the keyframe under way, and since marks that wait for theirs."""
+        since_ns = self._newest.stamp_ns - int(self.settings.wait_s * 1e9)
+        needed = [each.prompt_frame for each in self._objects.values() if each.prompt is not None]
+        needed = [each.number for each in needed if each.stamp_ns >= since_ns]
+        if self._job:
+            needed.append(self._job.frame.number)
+        self._motion.held = min(needed, default=None)
 
     def _is_time_for(self, frame: Frame) -> bool:
         """Whether a frame is a keyframe that nobody asked for."""
@@ -401,7 +422,8 @@ class Tracker:
         with self._lock:
             if job is not self._job:
                 return
-            self._job, self._job_passages, self._motion.held = None, {}, None
+            self._job, self._job_passages = None, {}
+            self._hold()
             if error:
                 for each in self._objects.values():
                     if each.prompt is not None:
@@ -447,7 +469,7 @@ class Tracker:
         if not (found.error or empty):
             known.score, known.agreement = found.score, 1.0
             known.answered, known.error = (known.client_id, known.cycle), ""
-            known.marked = self._accept(known, found, keyframe)
+            known.marked, known.recent = self._accept(known, found, keyframe), None
 
     def _refusal(self, known: _Object, found: Found) -> str:
         """Why a keyframe's mask is not accepted, in one sentence; empty: it is."""
@@ -477,7 +499,9 @@ class Tracker:
         known.seen_ns = self._newest.stamp_ns
 
     def _follow(self) -> None:
-        self._motion.follow({each.base.number for each in self._objects.values() if each.base})
+        followed = [each for each in self._objects.values() if each.base]
+        recent = [each.recent for each in followed if each.recent and not each.is_sure]
+        self._motion.follow({each.base.number for each in followed} | {each.shown.number for each in recent})
 
     def _target(self, known: _Object, frame: Frame) -> Target | None:
         """What to look for of an object on a frame; None: nothing."""
@@ -529,7 +553,7 @@ class Tracker:
             passage = self._motion.passage(base.number)
             base = self._with_usual(known, base, passage)
             soft, alike, area = _carried(base.memory, passage)
-            self._judge(known, alike, area)
+            self._judge(known, alike, self._recently(known, soft, alike), area)
             if known.state is not State.LOST:
                 mask = grown(soft, frame.shape)
         marked = base is None and known.prompt is not None
@@ -559,20 +583,54 @@ class Tracker:
             known.last, known.base = memory, replace(base, memory=memory)
         return known.base
 
-    def _judge(self, known: _Object, alike: float, area: float) -> None:
+    def _recently(self, known: _Object, soft: np.ndarray, alike: float) -> float:
+        """The likeness of an object with itself a moment ago; `alike`, that with its keyframe, where this one is sure.
+
+        soft: its mask as it is carried to the newest frame.
+        """
+        settings, newest, recently = self.settings, self._motion.newest, alike
+        known.is_sure = alike >= settings.sure_likeness
+        if not known.is_sure:
+            if known.recent is None or self._motion.shown(known.recent.shown.number) is None:
+                known.recent = self._moment_ago(known.base.memory)
+            passage = self._motion.passage(known.recent.shown.number)
+            self._motion.take_up(passage)
+            recently = max(alike, _carried(known.recent, passage)[1])
+        moment_ns = int(settings.moment_s * 1e9)
+        is_old = known.recent is None or newest.stamp_ns - known.recent.shown.stamp_ns >= moment_ns
+        if is_old and recently >= settings.sure_likeness:
+            known.recent = Memory(newest, soft, known.base.memory.usual)
+            self._follow()
+        return recently
+
+    def _moment_ago(self, base: Memory) -> Memory:
+        """What an object looked like a moment ago, by frames that are kept: it was marked before, and is answered now."""
+        latest_ns = self._motion.newest.stamp_ns - int(self.settings.moment_s * 1e9)
+        earlier = [each for each in self._motion.after(base.shown.number) if each.stamp_ns <= latest_ns]
+        if not earlier:
+            return base
+        soft, alike, _ = _carried(base, self._motion.passage(base.shown.number, earlier[-1].number))
+        return Memory(earlier[-1], soft, base.usual) if alike >= self.settings.least_recent else base
+
+    def _judge(self, known: _Object, alike: float, recently: float, area: float) -> None:
         """The state of an object whose mask was carried to the newest frame."""
         settings, now_ns = self.settings, self._newest.stamp_ns
         if area < settings.least_area:
             self._lose(known, "It has left the view.")
             return
-        unlike = alike < settings.least_likeness or area > settings.most_area
+        unlike = (
+            alike < settings.least_likeness or recently < settings.least_recent or area > settings.most_area
+        )
         known.unlike_ns = _since(known.unlike_ns, now_ns) if unlike else None
         unsure = unlike or alike < settings.sure_likeness
         # Whether a keyframe was answered since it was seen last.
         looked = self._encoded_ns > known.seen_ns
         known.unsure_ns = _since(known.unsure_ns, now_ns) if unsure else None
+        # A keyframe takes longer than uncertain_s on a busy computer: its answer is waited for.
+        answered = unsure and self._encoded_ns >= known.unsure_ns
+        unsure_s = settings.uncertain_s if answered else settings.stale_s
         if (unlike and now_ns - known.unlike_ns >= settings.gone_s * 1e9) or (
-            unsure and now_ns - known.unsure_ns >= settings.uncertain_s * 1e9
+            unsure and now_ns - known.unsure_ns >= unsure_s * 1e9
         ):
             self._lose(known, _UNLIKE)
         elif now_ns - known.seen_ns > (settings.stale_s if looked else settings.blind_s) * 1e9:
@@ -586,7 +644,7 @@ class Tracker:
     def _lose(self, known: _Object, cause: str) -> None:
         if known.base is not None or known.memory:
             known.state, known.cause = State.LOST, cause
-        known.base, known.refused, known.found = None, "", False
+        known.base, known.recent, known.refused, known.found = None, None, "", False
         known.unlike_ns = known.unsure_ns = None
         self._follow()
 

@@ -4,7 +4,7 @@
 
 In:   image (sensor_msgs/Image), image/compressed (CompressedImage), track_prompts (Prompt)
 Out:  tracks (Tracks), label_image, stream_overlay (sensor_msgs/Image), stream_overlay/compressed (CompressedImage),
-      track_masks (SliceMask: of keyframes), task_events
+      task_events; where ROS has vision_msgs, detections (Detection2DArray), label_info (LabelInfo, latched)
 Services: edit_tracks
 Parameters: region, flip_x, flip_y, deinterlace, window_lower, window_upper, trace; stale_after, which can be set while it runs
 """
@@ -33,6 +33,7 @@ from samm_core.stream.session import Followed, Keyframe, StreamSession
 
 from .. import conversions, topics
 from ..support import parameters, process
+from ..support.detections import Detections
 from ..support.diagnostics import Diagnostics
 from ..support.direct import CountingSubscription, DirectSubscription, exclusive
 from ..support.images import array_from_compressed, array_from_image, compressed_to_msg, image_to_msg
@@ -79,6 +80,7 @@ class TrackNode(Node):
         self._newest: _Shown | None = None
         self._is_stale = False
         self._tracks = self.create_publisher(Tracks, topics.TRACKS, topics.OF_A_STREAM)
+        self._detections = Detections(self)
         self._labels = self.create_publisher(Image, topics.LABEL_IMAGE, topics.OF_A_STREAM)
         self._overlay = self.create_publisher(Image, topics.STREAM_OVERLAY, topics.OF_A_STREAM)
         self._compressed = self.create_publisher(
@@ -156,6 +158,7 @@ class TrackNode(Node):
             message.height, message.width = followed.shape
             message.tracks = [track_to_msg(*each) for each in zip(followed.tracked, shown.masks, strict=True)]
         self._tracks.publish(message)
+        self._detections.publish(message)
         return message.published_ns
 
     def _draw(self, shown: _Shown, labels: np.ndarray) -> None:

@@ -42,6 +42,7 @@ RECORDED = {
     topics.MODEL_INFO: (msg.ModelInfo, topics.LATCHED),
     topics.EMBEDDING_STATUS: (msg.EmbeddingStatus, topics.LATCHED),
     topics.SEGMENTATION_STATUS: (msg.SegmentationStatus, topics.LATCHED),
+    topics.TRACKS: (msg.Tracks, topics.OF_A_STREAM),
 }
 
 
