@@ -32,15 +32,15 @@ NAMESPACE = "pictures"
 # What is segmented on the sample volume: by name, a box on a slice.
 STRUCTURES = {
     "brain stem": (Plane.CORONAL, 100, (82, 8, 116, 75)),
-    "right temporal pole": (Plane.AXIAL, 35, (36, 110, 82, 162)),
-    "left temporal pole": (Plane.AXIAL, 35, (114, 110, 160, 162)),
+    "left temporal pole": (Plane.AXIAL, 35, (36, 110, 82, 162)),
+    "right temporal pole": (Plane.AXIAL, 35, (114, 110, 160, 162)),
 }
 REACH = 8
 # The same on the viewer's page: the view, the slice, and two corners as fractions of the view's picture.
 ON_THE_PAGE = {
     "brain stem": ("Green", 100, (0.44, 0.58), (0.553, 0.868)),
-    "right temporal pole": ("Red", 35, (0.553, 0.302), (0.705, 0.526)),
-    "left temporal pole": ("Red", 35, (0.294, 0.302), (0.447, 0.526)),
+    "left temporal pole": ("Red", 35, (0.553, 0.302), (0.705, 0.526)),
+    "right temporal pole": ("Red", 35, (0.294, 0.302), (0.447, 0.526)),
 }
 # Where the slice views cross, RAS millimetres.
 CENTRE_RAS = (0.0, -20.0, -37.0)

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -169,7 +171,8 @@ def test_what_was_saved_by_itself_comes_back(
     segment_id = first.GetSegmentation().GetNthSegmentID(0)
     scene.logic.segments.write(segment_id, 2, 2, block(2))
     scene.spin_until(lambda: scene.state.autosaved_at)
-    assert [file.name for file in (tmp_path / "saved").iterdir()] == [f"{'a' * 32}.seg.nrrd"]
+    [saved] = (tmp_path / "saved").iterdir()
+    assert re.fullmatch(r"a{32}\.[0-9a-f]{8}\.seg\.nrrd", saved.name)
     assert (tmp_path / "saved").stat().st_mode & 0o777 == 0o700
 
     scene.scene.RemoveNode(first)
@@ -197,7 +200,92 @@ def test_what_was_not_saved_yet_is_saved_when_slicer_ends(scene: SlicerScene, tm
     scene.logic.process_events()
     assert not list(tmp_path.iterdir()), "not before a minute has passed"
     scene.logic.close()
-    assert [file.name for file in tmp_path.iterdir()] == [f"{'b' * 32}.seg.nrrd"]
+    assert [file.name[:33] for file in tmp_path.iterdir()] == [f"{'b' * 32}."]
+
+
+def saved_voxels(folder: Path) -> list[int]:
+    """How many voxels are marked in each file that was saved by itself, in order of their numbers."""
+    files = folder.glob("*.seg.nrrd")
+    return sorted(np.count_nonzero(sitk.GetArrayFromImage(sitk.ReadImage(str(file)))) for file in files)
+
+
+@pytest.fixture
+def alone(scene: SlicerScene, tmp_path: Path) -> Iterator[tuple[SlicerScene, threading.Event]]:
+    """A segment of 9 voxels that is saved in tmp_path at the first look, and an event until which nothing is written."""
+    scene.logic.choose_segment(scene.logic.segment_rows()[0].id)
+    scene.logic.remove_segment(scene.logic.segment_rows()[1].id)
+    for index in (3, 4):
+        scene.logic.segments.write(scene.parameters.segment_id, 2, index, np.zeros(SHAPE[1:], bool))
+    scene.logic.process_events()
+    scene.parameters.autosave, scene.parameters.autosave_folder = True, str(tmp_path)
+    lies_in_the_graph(scene, "a" * 32)
+    may_write = threading.Event()
+    scene.logic._background.do(may_write.wait, lambda _why: None)
+    yield scene, may_write
+    may_write.set()
+
+
+def test_what_changes_while_a_file_is_written_is_saved_after_it(
+    alone: tuple[SlicerScene, threading.Event], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, may_write = alone
+    monkeypatch.setattr(scene.logic.autosave._rest, "_seconds", 0.0)
+    scene.logic.autosave.save()
+    scene.logic.segments.write(scene.parameters.segment_id, 2, 3, block(3))
+    scene.logic.process_events()
+    may_write.set()
+    scene.spin_until(lambda: saved_voxels(tmp_path) == [18])
+
+
+def test_what_changes_waits_while_the_graph_has_lost_the_volume(
+    alone: tuple[SlicerScene, threading.Event], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, may_write = alone
+    may_write.set()
+    monkeypatch.setattr(scene.logic.autosave._rest, "_seconds", 0.0)
+    scene.logic.segments.write(scene.parameters.segment_id, 2, 3, block(3))
+    scene.state.graph_volume = None
+    scene.logic.process_events()
+    lies_in_the_graph(scene, "a" * 32)
+    scene.spin_until(lambda: saved_voxels(tmp_path) == [18])
+
+
+def test_what_was_not_saved_yet_is_copied_before_its_nodes_go(
+    alone: tuple[SlicerScene, threading.Event], tmp_path: Path
+) -> None:
+    scene, may_write = alone
+    scene.logic.autosave.save()
+    scene.logic.segments.write(scene.parameters.segment_id, 2, 3, block(3))
+    scene.logic.autosave.close()
+    for node in (scene.parameters.segmentation, scene.parameters.volume):
+        scene.scene.RemoveNode(node)
+    may_write.set()
+    scene.logic.close()
+    assert saved_voxels(tmp_path) == [18]
+
+
+def test_sessions_on_the_same_volume_keep_each_their_own_work(
+    alone: tuple[SlicerScene, threading.Event], tmp_path: Path
+) -> None:
+    scene, may_write = alone
+    may_write.set()
+    scene.logic.autosave.save()
+    scene.spin_until(lambda: scene.state.autosaved_at)
+    with SlicerScene() as other:
+        other.parameters.volume = scene.parameters.volume
+        other.parameters.autosave_folder = str(tmp_path)
+        other.logic.observe()
+        lies_in_the_graph(other, "a" * 32)
+        other.logic.segments.write(other.logic.add_segment("other"), 2, 5, np.ones(SHAPE[1:], bool))
+        other.logic.autosave.save()
+        other.spin_until(lambda: other.state.autosaved_at)
+        assert saved_voxels(tmp_path) == [9, 120]
+        # What it saved itself is what it has; it wants the other one's.
+        other.logic.restore_autosave()
+        assert [row.name for row in other.logic.segment_rows()] == ["liver"]
+        # What is done from now on is of a third file.
+        other.logic.autosave.save()
+        other.spin_until(lambda: saved_voxels(tmp_path) == [9, 9, 120])
 
 
 def test_an_empty_segmentation_takes_no_others_place_and_the_oldest_goes(
@@ -205,15 +293,23 @@ def test_an_empty_segmentation_takes_no_others_place_and_the_oldest_goes(
 ) -> None:
     monkeypatch.setattr(autosave, "KEPT", 2)
     scene.parameters.autosave, scene.parameters.autosave_folder = True, str(tmp_path)
+    # The folder is the user's, who has files of the same kind in it.
+    theirs = [f"my liver{n}.seg.nrrd" for n in range(3)]
+    for name in theirs:
+        (tmp_path / name).write_bytes(b"all that there is")
+    # As one that another session removes meanwhile.
+    (tmp_path / f"{'0' * 32}.{'0' * 8}.seg.nrrd").symlink_to(tmp_path / "absent")
     for uid in "cde":
         lies_in_the_graph(scene, uid * 32)
         before = scene.state.autosaved_at
         scene.logic.autosave.save()
         scene.spin_until(lambda before=before: scene.state.autosaved_at != before)
-    assert sorted(file.name[0] for file in tmp_path.iterdir()) == ["d", "e"]
-    content = (tmp_path / f"{'e' * 32}.seg.nrrd").read_bytes()
+    assert not any("not saved" in line for line in scene.state.log)
+    assert sorted(file.name[0] for file in tmp_path.iterdir()) == ["0", "d", "e", "m", "m", "m"]
+    [saved] = tmp_path.glob("e*")
+    content = saved.read_bytes()
     for row in scene.logic.segment_rows():
         scene.logic.remove_segment(row.id)
     scene.logic.autosave.save()
     scene.logic.close()
-    assert (tmp_path / f"{'e' * 32}.seg.nrrd").read_bytes() == content
+    assert saved.read_bytes() == content

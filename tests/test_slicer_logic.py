@@ -217,6 +217,93 @@ def test_a_box_that_cannot_be_sent_is_named(loaded: Loaded, low, high, sentence:
     assert not loaded.sent
 
 
+def test_what_is_known_of_a_mask_goes_with_it(loaded: Loaded) -> None:
+    def masked() -> None:
+        loaded.logic.prompt()
+        loaded.answer(loaded.sent[-1])
+        assert loaded.state.score == 0.9
+
+    loaded.mark((4, 5, 3))
+    masked()
+    loaded.logic.prompt()
+    loaded.refuse(loaded.sent[-1], "No.")
+    assert loaded.state.score is None
+    masked()
+    loaded.logic.undo()
+    assert loaded.state.score is None
+    masked()
+    loaded.state.latency = {"total": 20.0}
+    loaded.add_volume(np.zeros((3, 4, 5), np.int16), np.eye(4), (0, 1))
+    assert (loaded.state.score, loaded.state.latency) == (None, {})
+
+
+def test_a_volume_that_is_chosen_while_another_one_is_on_its_way_is_loaded_instead(loaded: Loaded) -> None:
+    on_their_way: list[Any] = []
+    loaded.logic.connection.send_volume = lambda _voxels, fields, on_reply: on_their_way.append(
+        (fields["shape_kji"], on_reply)
+    )
+
+    def arrive(uid: str) -> None:
+        fields = {"uid": uid, "dimensions": [5, 4, 3], "ijk_to_ras": np.eye(4).ravel().tolist()}
+        loaded._handle(
+            ReplyReceived(on_their_way[-1][1], ipp.Message("volume", {**fields, "window": [0, 1]}))
+        )
+
+    loaded.add_volume(np.zeros((3, 4, 5), np.int16), np.eye(4), (0, 1))
+    loaded.logic.load_volume()
+    newer = loaded.add_volume(np.zeros((2, 4, 5), np.int16), np.eye(4), (0, 1))
+    said = list(loaded.state.log)
+    arrive("a" * 32)
+    assert [shape for shape, _on_reply in on_their_way] == [[3, 4, 5], [2, 4, 5]]
+    assert not loaded.state.has_loaded(newer) and loaded.state.is_loading
+    assert loaded.state.log == said
+    arrive("b" * 32)
+    assert loaded.state.has_loaded(newer)
+    # Of one that is gone before it has arrived, nothing stays.
+    gone = loaded.add_volume(np.zeros((6, 4, 5), np.int16), np.eye(4), (0, 1))
+    loaded.logic.load_volume()
+    loaded.scene.RemoveNode(gone)
+    arrive("c" * 32)
+    assert len(on_their_way) == 3
+    assert loaded.state.sent_volume is None and not loaded.state.is_loading
+
+
+def test_a_disconnection_ends_the_download_of_weights(loaded: Loaded) -> None:
+    loaded.logic.weights.fetch("a model")
+    told: list[str] = []
+    loaded.logic.events.weights.connect(lambda: told.append(loaded.state.fetching))
+    loaded.logic.disconnect()
+    assert told == [""]
+    assert loaded.logic.reasons()["cancel_fetch"] != ""
+
+
+def test_the_graph_has_no_copy_of_another_segmentations_segments(loaded: Loaded) -> None:
+    loaded.mark((4, 5, 3))
+    segment_id = loaded.parameters.segment_id
+    assert loaded.logic.segments.is_in_graph(segment_id)
+    another = loaded.scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    another.GetSegmentation().AddEmptySegment(segment_id)
+    loaded.parameters.segmentation = another
+    loaded.logic.observe()
+    assert not loaded.logic.segments.is_in_graph(segment_id)
+
+
+def test_steps_of_a_segmentation_that_left_the_scene_are_dropped(loaded: Loaded) -> None:
+    loaded.mark((4, 5, 3))
+    loaded.answer(loaded.sent[0])
+    first = loaded.parameters.segmentation
+    loaded.parameters.segmentation = None
+    loaded.logic.observe()
+    loaded.mark((4, 5, 3))
+    loaded.answer(loaded.sent[-1])
+    loaded.scene.RemoveNode(first)
+    assert loaded.state.can_undo, "the other one's step stays"
+    loaded.logic.undo()
+    assert loaded.state.can_redo
+    loaded.scene.RemoveNode(loaded.parameters.segmentation)
+    assert not loaded.state.can_undo and not loaded.state.can_redo
+
+
 def a_mask() -> np.ndarray:
     mask = np.zeros(DIMENSIONS[1::-1], bool)
     mask[4:6, 4:7] = True

@@ -9,7 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from slicer_scene import SlicerScene, positions, vtk_matrix
+from SlicerIPPLib.marks import box_on
+from SlicerIPPLib.markups import add_box
 from SlicerIPPLib.nodes import placed_points, roi_corners
+
+from samm_core.errors import PromptError
 
 IJK_TO_RAS = np.array([[0.0, 2.0, 0.0, 10.0], [-1.0, 0.0, 0.0, 20.0], [0.0, 0.0, 3.0, -5.0], [0, 0, 0, 1]])
 
@@ -90,3 +94,29 @@ def test_marks_wait_while_the_view_is_beside_the_volume_or_another_one_is_chosen
     scene.logic.observe()
     scene.logic.process_events()
     assert marked(scene)[2] == [5, 6, 5]
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.7, 5.0)])
+@pytest.mark.parametrize(("view", "axis"), [("Red", 2), ("Green", 1), ("Yellow", 0)])
+def test_a_new_box_is_on_the_shown_slice_and_on_no_neighbour(
+    spacing: tuple[float, float, float], view: str, axis: int
+) -> None:
+    with SlicerScene() as scene:
+        ijk_to_ras = np.diag([*spacing, 1.0])
+        ijk_to_ras[:3, 3] = 100, -200, 300
+        volume = scene.add_volume(np.zeros((12, 14, 16), np.int16), ijk_to_ras, (0, 1))
+        scene.parameters.view = view
+        scene.show(view, axis, 5, ijk_to_ras)
+        box = add_box(scene.scene, volume, scene.slices[view])
+        place = scene.logic.shown_place()
+        assert (place.axis, place.index) == (axis, 5)
+        middle = box_on(place, box).reshape(2, 2).mean(axis=0)
+        rows, columns = place.geometry.slice_shape(place.plane)
+        np.testing.assert_allclose(middle, [(columns - 1) / 2, (rows - 1) / 2], atol=1e-3)
+        for index in (4, 6):
+            with pytest.raises(PromptError, match="not the shown slice"):
+                box_on(place.at(index), box)
+        # It stays where it is when the view is scrolled.
+        scene.slices[view].SetSliceOffset(scene.slices[view].GetSliceOffset() + spacing[axis])
+        assert abs(scene.logic.shown_place().index - 5) == 1
+        assert box_on(place, box) is not None

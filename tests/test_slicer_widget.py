@@ -151,6 +151,17 @@ def test_a_low_score_is_said_in_words_too(widget) -> None:
     logic.state.score = 0.95
     logic.events.mask.emit()
     assert "low" not in widget.ui.scoreLabel.text
+    logic.state.score = None
+    logic.events.controls.emit()
+    assert widget.ui.scoreLabel.text == ""
+
+
+def test_durations_of_another_volume_are_shown_no_longer(widget) -> None:
+    logic = widget.logic.segmentation
+    for latency, text in (({"SND_INF": 1.25}, "1.2 ms"), ({}, "")):
+        logic.state.latency = latency
+        logic.events.latency.emit()
+        assert widget.ui.SND_INFLabel.text == text
 
 
 def test_segments_are_removed_shown_in_3d_measured_and_exported(

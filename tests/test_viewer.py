@@ -18,7 +18,7 @@ from SlicerIPPLib.marks import box_on
 from SlicerIPPLib.nodes import array_of, display_window, placed_points
 from vtk.util.numpy_support import vtk_to_numpy
 
-from samm_core.errors import VolumeError
+from samm_core.errors import PromptError, VolumeError
 from samm_core.geometry import VolumeGeometry
 from samm_core.sources.readers import Content
 from samm_core.sources.volume import Volume, volume_of
@@ -181,8 +181,12 @@ def test_a_box_is_drawn_and_its_edges_and_middle_are_dragged(shown: object, name
     drag(view, (150, 155), (300, 155))
     assert extent() == pytest.approx([280, 100, 300, 210], abs=1)
     assert shown.parameters.box is box
-    # It is a voxel thick, and lies on the shown slice.
-    assert box_on(shown.logic.shown_place(), box) is not None
+    # It lies on the shown slice alone.
+    place = shown.logic.shown_place()
+    assert box_on(place, box) is not None
+    for neighbour in (place.index - 1, place.index + 1):
+        with pytest.raises(PromptError, match="crosses slice"):
+            box_on(place.at(neighbour), box)
     # Elsewhere a press begins it anew.
     drag(view, (60, 60), (100, 90))
     assert extent() == pytest.approx([60, 60, 100, 90], abs=1)

@@ -48,9 +48,17 @@ def bridge(
 
 
 @pytest.fixture(scope="module")
-def url(bridge: BridgeProcess, mni_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder from which the page may open volumes, beside the first one's own."""
+    return tmp_path_factory.mktemp("root")
+
+
+@pytest.fixture(scope="module")
+def url(
+    bridge: BridgeProcess, mni_path: Path, root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("viewer")
-    with viewer_process(bridge.ports["IPP/2"], folder, str(mni_path)) as url:
+    with viewer_process(bridge.ports["IPP/2"], folder, str(mni_path), "--root", str(root)) as url:
         yield url
 
 
@@ -84,7 +92,7 @@ def test_a_click_in_each_view_gives_a_mask_around_it_and_undo_takes_it_away(page
     for view in ("Red", "Green", "Yellow"):
         page.press("a")
         segments = len(page.state("segments"))
-        page.wait(f"s.segments.length === {segments + 1}" if not segments else "s.segments.length > 0")
+        page.wait(f"s.segments.length === {segments + 1}")
         page.click(view, 0.45, 0.5)
         page.wait("s.segments.length && s.segments[s.segments.length - 1].ml > 0")
         # The point alone is some 60 pixels.
@@ -133,8 +141,8 @@ def test_another_browser_has_work_of_its_own_and_a_link_shares_it(
     other.close()
 
 
-def test_an_uploaded_oblique_volume_is_shown_along_its_planes_and_segmented(
-    page: ViewerPage, chrome: object, url: str, mni_path: Path, tmp_path: Path
+def test_an_oblique_volume_is_sent_or_opened_from_a_folder_and_segmented_along_its_planes(
+    chrome: object, url: str, mni_path: Path, root: Path, tmp_path: Path
 ) -> None:
     image = sitk.ReadImage(str(mni_path))
     turn = np.radians(18.0)
@@ -143,8 +151,13 @@ def test_an_uploaded_oblique_volume_is_shown_along_its_planes_and_segmented(
     image.SetDirection(direction.ravel().tolist())
     path = tmp_path / f"oblique_{uuid.uuid4().hex[:6]}.nrrd"
     sitk.WriteImage(image[::2, ::2, ::2], str(path))
+    (root / "listed.nrrd").write_bytes(path.read_bytes())
     mine = ViewerPage(chrome, url)
-    mine.page.keyboard.press("o")
+    mine.press("o")
+    mine.page.click(f".files >> text={root.name}")
+    mine.page.click(".files >> text=listed.nrrd")
+    mine.wait("s.volume.startsWith('listed')")
+    mine.press("o")
     mine.page.locator("input[type=file]").first.set_input_files(str(path))
     mine.wait(f"s.volume.startsWith('{path.stem}')")
     mine.ready()
@@ -168,6 +181,15 @@ def test_a_bridge_that_is_killed_is_said_and_found_again(page: ViewerPage, bridg
     page.tool("box")
     page.drag("Red", *BOX)
     page.wait("s.segments.length === 1 && s.segments[0].ml > 0")
+
+
+def test_no_file_is_opened_but_those_that_were_sent(page: ViewerPage, mni_path: Path) -> None:
+    for name in (str(mni_path), "../../../../../../etc", ""):
+        page.page.evaluate("name => window.trame.trigger('open_uploaded', [name])", name)
+        page.wait("s.problem && !s.busy")
+        page.press("f")
+        page.wait("!s.problem")
+    assert page.state("volume").startswith("mni")
 
 
 def test_what_cannot_act_says_why(page: ViewerPage) -> None:

@@ -10,6 +10,7 @@ import functools
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,7 +30,8 @@ from samm_viewer.front.__main__ import main as front_main
 TESTS = Path(__file__).parent
 # Starts the front with the stand-in as the command of its sessions.
 PROGRAM = (
-    "import sys; from samm_viewer.front.__main__ import main; "
+    "import sys; from samm_viewer.front import sessions; from samm_viewer.front.__main__ import main; "
+    "sessions.END_LIMIT_S = 3; "  # one test waits for it
     f"sys.exit(main(sys.argv[1:], [sys.executable, {str(TESTS / 'viewer_session.py')!r}]))"
 )
 LIMIT_S = 30.0
@@ -374,6 +376,59 @@ async def test_what_is_too_large_or_breaks_off_leaves_nothing(front: Front) -> N
         for status in (201, 413):
             async with client.post(f"/upload/{status}", data=bytes(2000), headers=headers) as answer:
                 assert answer.status == status
+
+
+@asynchronous
+async def test_what_the_session_has_removed_makes_room(front: Front) -> None:
+    async with browser(front) as client:
+        uploads = Path((await about(client))["folder"]) / "uploads"
+
+        async def send(name: str, content: bytes) -> int:
+            async with client.post(
+                f"/upload/{name}", data=content, headers={"Origin": front.origin}
+            ) as answer:
+                return answer.status
+
+        assert [await send(name, bytes(1200)) for name in ("series/1", "series/2", "3")] == [201, 201, 413]
+        shutil.rmtree(uploads / "series")
+        assert [await send(name, bytes(1200)) for name in ("3", "4", "5")] == [201, 201, 413]
+        # A file that took another one's place is one file.
+        assert [await send("3", bytes(size)) for size in (500, 1200, 500)] == [201, 201, 201]
+        assert sorted(path.name for path in uploads.iterdir()) == ["3", "4"]
+
+
+@asynchronous
+async def test_a_temporary_folder_that_is_a_link_serves_too(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("disk")
+    with started(link) as front:
+        async with browser(front) as client:
+            folder = Path((await about(client))["folder"])
+            assert folder.is_relative_to(link)
+            async with client.post("/upload/a.nii", data=b"sent", headers={"Origin": front.origin}) as answer:
+                assert answer.status == 201
+            assert (folder / "uploads" / "a.nii").read_bytes() == b"sent"
+            (folder / "downloads" / "made").write_bytes(b"made")
+            (folder / "downloads" / "astray").symlink_to(folder / "secret")
+            async with client.get("/download/made") as answer:
+                assert (answer.status, await answer.read()) == (200, b"made")
+            async with client.get("/download/astray") as answer:
+                assert answer.status == 404
+
+
+@asynchronous
+async def test_a_session_has_few_arenas_unless_the_user_wants_others(
+    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def arenas(of: Front) -> str:
+        async with browser(of) as client:
+            return psutil.Process((await about(client))["pid"]).environ()["MALLOC_ARENA_MAX"]
+
+    assert await arenas(front) == os.environ.get("MALLOC_ARENA_MAX", "2")
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "5")
+    with started(tmp_path) as other:
+        assert await arenas(other) == "5"
 
 
 @asynchronous

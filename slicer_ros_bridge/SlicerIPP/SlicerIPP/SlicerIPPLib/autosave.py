@@ -2,19 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The segmentation kept in a file while it grows, so that a Slicer that ends by itself costs a minute of work at most.
 
-A file for each volume, named by the volume's own identity, so that no name of a patient is in it. It is written in the
-background, beside the older one, and then takes its place.
+A file for each segmentation of a volume, named by the volume's own identity, so that no name of a patient is in it. It is
+written in the background, beside the older one, and then takes its place. No two sessions write the same file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samm_core.errors import MaskError
+from samm_core.errors import MaskError, SammError
 from samm_core.segmentation.writers import write_segmentation
 
 from .background import Background
@@ -31,9 +34,11 @@ if TYPE_CHECKING:
 
 # From a change to its being saved, and so between two files.
 PERIOD_S = 60.0
-# Volumes whose segmentations are kept; beyond, the one that was saved longest ago goes.
-KEPT = 20
+# Files that stay; beyond, the one that was saved longest ago goes.
+KEPT = 100
 _SUFFIX = ".seg.nrrd"
+# The volume's identity, then the segmentation's. Whatever else is in the folder is the user's own.
+_NAME = re.compile(rf"([0-9a-f]{{32}})\.[0-9a-f]{{8}}{re.escape(_SUFFIX)}")
 
 
 class Autosave:
@@ -57,6 +62,7 @@ class Autosave:
         self._background = background
         self._rest = Rest(PERIOD_S, wake_after)
         self._is_writing = False
+        self._segmentation_key = _new_key()
 
     @property
     def folder(self) -> Path:
@@ -65,27 +71,46 @@ class Autosave:
 
     @property
     def path(self) -> Path | None:
-        """The file of the chosen volume, there or not; None where the graph does not have the volume."""
+        """The chosen segmentation's own file, there or not; None where the graph does not have the volume."""
         if not self._state.has_loaded(self._parameters.volume):
             return None
-        return self.folder / f"{self._state.sent_volume.uid}{_SUFFIX}"
+        return self.folder / f"{self._state.sent_volume.uid}.{self._segmentation_key}{_SUFFIX}"
+
+    @property
+    def saved_path(self) -> Path | None:
+        """The newest file of another segmentation of the chosen volume, or else of the chosen one; None without."""
+        path = self.path
+        if path is None:
+            return None
+        files = _saved_in(self.folder, self._state.sent_volume.uid)
+        return min(files, key=lambda file: file == path, default=None)
+
+    def chosen(self) -> None:
+        """Another segmentation is chosen: it gets a file of its own."""
+        self._segmentation_key = _new_key()
+        self._rest.end()
 
     def changed(self) -> None:
-        """Something in the segmentation has changed: it is saved PERIOD_S after the first change since the last file."""
+        """Something in the segmentation has changed: it is saved PERIOD_S after the first change since its last file."""
         if self._parameters.autosave and not self._rest.is_awaited and self.path is not None:
             self._rest.begin()
 
     def follow(self) -> None:
         """Save when it is time. Raises SammError where it cannot be saved."""
-        if self._rest.is_over():
+        if not self._rest.is_over():
+            return
+        if self._is_writing or self.path is None:
+            # The disk is slow, or the graph lost the volume: what has changed waits for the next time.
+            self._rest.begin()
+        else:
             self.save()
 
     def save(self) -> None:
-        """Begin to save now. Raises SammError where it cannot be saved."""
-        self._rest.end()
+        """Copy now what the segmentation holds, and begin to write it. Raises SammError where it cannot be saved."""
         path = self.path
-        if path is None or self._parameters.segmentation is None or self._is_writing:
+        if path is None or self._parameters.segmentation is None:
             return
+        self._rest.end()
         contents = contents_of(self._parameters)
         if not any(voxels.any() for _segment, voxels in contents.held):
             # An empty segmentation never takes the place of one that may be wanted back.
@@ -109,14 +134,17 @@ class Autosave:
         self._background.do(work, done)
 
     def close(self) -> None:
-        """Save what was not saved yet. Raises SammError where it cannot be saved."""
+        """Save now what was not saved yet; its nodes may go then. The log says why where it cannot be saved."""
         if self._rest.is_awaited:
-            self.save()
+            try:
+                self.save()
+            except SammError as error:
+                self._log.warn(str(error))
 
     def restore(self) -> None:
-        """Read the chosen volume's file as a new segmentation, chosen from now on. Raises SammError without one."""
-        path = self.path
-        if path is None or not path.is_file():
+        """Read the file saved_path as a new segmentation, chosen from now on. Raises SammError without one."""
+        path = self.saved_path
+        if path is None:
             raise MaskError(_("Nothing was saved of this volume by itself."))
         storage = self._scene.CreateNodeByClass("vtkMRMLSegmentationStorageNode")
         storage.UnRegister(None)
@@ -134,8 +162,24 @@ class Autosave:
         self._events.segments.emit()
 
 
+def _new_key() -> str:
+    return uuid.uuid4().hex[:8]
+
+
+def _saved_in(folder: Path, uid: str = "") -> list[Path]:
+    """What was saved of a volume, or of all volumes, the newest first."""
+    found: list[tuple[int, Path]] = []
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            name = _NAME.fullmatch(entry.name)
+            if name and uid in ("", name[1]):
+                # Another session may remove it meanwhile.
+                with contextlib.suppress(OSError):
+                    found.append((entry.stat().st_mtime_ns, Path(entry.path)))
+    return [path for _time, path in sorted(found, reverse=True)]
+
+
 def _keep_newest(folder: Path) -> None:
-    files = sorted(folder.glob(f"*{_SUFFIX}"), key=lambda file: file.stat().st_mtime, reverse=True)
-    for file in files[KEPT:]:
+    for file in _saved_in(folder)[KEPT:]:
         with contextlib.suppress(OSError):
             file.unlink()

@@ -124,8 +124,10 @@ class Connection:
         if state != BridgeState.CONNECTED:
             self._state.round_trip_ms = None
         if state == BridgeState.DISCONNECTED:
-            # The volume that was on its way went with the client.
+            # The volume and the weights that were on their way went with the client.
             self._state.is_loading = False
+            self._state.fetching, self._state.fetch_progress = "", (0, 0)
+            self._events.weights.emit()
         if state == BridgeState.LOST:
             self._log.say(_("The bridge was lost; it is looked for."))
         elif state == BridgeState.CONNECTED:

@@ -105,9 +105,11 @@ class LocalGraph:
 
     def stop(self) -> None:
         """Ask it to end; changed() is called when it has."""
-        if self._process is not None:
-            self._process.terminate()
-            timer = threading.Timer(STOP_LIMIT_S, _kill, (self._process,))
+        # Another thread sets it to None when the process has ended.
+        process = self._process
+        if process is not None:
+            process.terminate()
+            timer = threading.Timer(STOP_LIMIT_S, _kill, (process,))
             timer.daemon = True
             timer.start()
 

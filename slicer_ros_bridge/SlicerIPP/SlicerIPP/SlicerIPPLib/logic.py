@@ -157,7 +157,7 @@ class SegmentationLogic:
         self._graph.listen(None)
         if self._owns_graph:
             self._graph.close()
-        self._try(self.autosave.close)
+        self.autosave.close()
         self._background.close()
         self.connection.close()
         for observer in self._scene_observers:
@@ -218,8 +218,10 @@ class SegmentationLogic:
     def observe(self) -> None:
         """Call when a parameter has changed."""
         self._nodes.observe()
+        self.volume.observe()
         if self.segment_list.observe():
             self.surfaces.chosen()
+            self.autosave.chosen()
             self.events.segment_rows.emit()
         self._mark()
         self.events.controls.emit()
@@ -229,8 +231,7 @@ class SegmentationLogic:
     def reasons(self) -> dict[str, str]:
         """By control: why it cannot act now, in one sentence; empty: it can."""
         has_view = self._slice_nodes(self.parameters.view) is not None
-        path = self.autosave.path
-        can_restore = path is not None and path.is_file()
+        can_restore = self.autosave.saved_path is not None
         return controls.reasons(self.parameters, self.state, has_view, can_restore)
 
     def load_volume(self) -> None:
@@ -454,8 +455,11 @@ class SegmentationLogic:
         self.segment_list.follow()
         if not step():
             self._log.warn(nothing)
-        elif self.state.is_connected and self.segments.was_shared:
-            self.connection.request(kind, self._warn_of_error)
+        else:
+            # It was of the mask that is gone.
+            self.state.score = None
+            if self.state.is_connected and self.segments.was_shared:
+                self.connection.request(kind, self._warn_of_error)
         self.segment_list.accept()
         self.events.controls.emit()
 
@@ -471,4 +475,5 @@ class SegmentationLogic:
                 setattr(p, name, None)
         if p.volume is None:
             self.volume.forget()
+        self.segments.forget_removed()
         self.observe()

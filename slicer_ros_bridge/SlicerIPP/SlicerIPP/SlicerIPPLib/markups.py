@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import vtk
+
 from .i18n import tr as _
 
 if TYPE_CHECKING:
@@ -27,10 +29,13 @@ def add_points(scene: slicer.vtkMRMLScene, positive: bool) -> slicer.vtkMRMLMark
 def add_box(
     scene: slicer.vtkMRMLScene, volume: slicer.vtkMRMLVolumeNode, slice_node: slicer.vtkMRMLSliceNode
 ) -> slicer.vtkMRMLMarkupsROINode:
-    """A box in the middle of the shown slice, along the view's axes, and a voxel thick."""
-    slice_to_ras = slice_node.GetSliceToRAS()
+    """A box in the middle of the shown slice, along the view's axes, and so thin that it is on no other slice."""
+    # A copy: of the view's own, box and view would move each other.
+    slice_to_ras, ras_to_slice = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
+    slice_to_ras.DeepCopy(slice_node.GetSliceToRAS())
+    vtk.vtkMatrix4x4.Invert(slice_to_ras, ras_to_slice)
     bounds = [0.0] * 6
-    volume.GetSliceBounds(bounds, slice_to_ras)
+    volume.GetSliceBounds(bounds, ras_to_slice)
     middle = [(bounds[0] + bounds[1]) / 2, (bounds[2] + bounds[3]) / 2, 0.0, 1.0]
     box = scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", _("Slicer-IPP box"))
     box.CreateDefaultDisplayNodes()
@@ -38,6 +43,7 @@ def add_box(
     box.GetDisplayNode().SetFillVisibility(False)
     box.SetAndObserveObjectToNodeMatrix(slice_to_ras)
     box.SetCenterWorld(*slice_to_ras.MultiplyPoint(middle)[:3])
-    thickness = max(volume.GetSpacing())
+    # Half a voxel at most, in whatever plane: a box is on each slice that is half a voxel away from it.
+    thickness = min(volume.GetSpacing()) / 2
     box.SetSize(BOX_SHARE * (bounds[1] - bounds[0]), BOX_SHARE * (bounds[3] - bounds[2]), thickness)
     return box

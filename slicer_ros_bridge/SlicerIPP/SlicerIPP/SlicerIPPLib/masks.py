@@ -70,6 +70,7 @@ class Masks:
     def refused(self, message: ipp.Message) -> None:
         """The graph has no mask for a prompt."""
         self._prompts.refused(message)
+        self._state.score = None
         self._state.prompt_problem = message["message"]
         self._log.warn(message["message"])
 

@@ -82,6 +82,7 @@ class Panel:
             (events.latency, self._show_latency),
             (events.stream, self._show_stream),
             (events.mask, self.show_score),
+            (events.controls, self.show_score),
             (events.segments, self.show_segments),
             (events.segment_rows, self._show_rows),
             (events.weights, self._show_weights),
@@ -179,12 +180,11 @@ class Panel:
         )
 
     def _show_latency(self) -> None:
+        latency = self._logic.state.latency
         for task in TASKS:
-            if task in self._logic.state.latency:
-                milliseconds = f"{self._logic.state.latency[task]:.1f}"
-                getattr(self._ui, f"{task}Label").text = _("{milliseconds} ms").format(
-                    milliseconds=milliseconds
-                )
+            getattr(self._ui, f"{task}Label").text = (
+                _("{milliseconds} ms").format(milliseconds=f"{latency[task]:.1f}") if task in latency else ""
+            )
 
     def _show_stream(self) -> None:
         self._ui.streamLabel.text = self._logic.state.stream_text

@@ -88,6 +88,7 @@ class SegmentList:
             return False
         self.stop()
         self._node = node
+        self._segments.chosen()
         if node is not None:
             segmentation = node.GetSegmentation()
             for event in (

@@ -122,9 +122,10 @@ class SegmentWriter:
     ) -> None:
         """Make `mask`, (rows, columns) bool, what the segment holds on a slice.
 
-        group: masks of a group that follow one another are one step of undo; None: a step of its own. dimensions, ijk_to_local: the volume's voxels along I, J, K and their (4, 4) place in the node's own space.
-        axis, index: the slice, on the IJK axis across it. Raises MaskError and changes nothing when the segment cannot be
-        written or the mask does not fit.
+        group: masks of a group that follow one another are one step of undo; None: a step of its own. dimensions,
+        ijk_to_local: the volume's voxels along I, J, K and their (4, 4) place in the node's own space. axis, index: the
+        slice, on the IJK axis across it. Raises MaskError and changes nothing when the segment cannot be written or the
+        mask does not fit.
         """
         layer, label, image = self._layer(node, segment_id, dimensions, ijk_to_local)
         plane = slice_of(layer, axis, index)
@@ -215,6 +216,16 @@ class SegmentWriter:
     def redo(self) -> bool:
         """Make the step again that was taken back last; False when there is none."""
         return self._step(self._redo, self._undo)
+
+    def forget_removed(self) -> bool:
+        """Drop the steps of nodes that left the scene, with all that they hold; whether there were any."""
+        count = len(self._undo) + len(self._redo)
+        self._undo = deque(filter(self._is_in_scene, self._undo), maxlen=UNDO_STEPS)
+        self._redo = list(filter(self._is_in_scene, self._redo))
+        return len(self._undo) + len(self._redo) < count
+
+    def _is_in_scene(self, step: Step) -> bool:
+        return any(self._scene.GetNodeByID(change.node_id) for change in step.changes)
 
     def _push(self, change: _Change | _Segment, group: int | None) -> None:
         self._redo.clear()

@@ -71,6 +71,15 @@ class Segments:
     def is_in_graph(self, segment_id: str) -> bool:
         return segment_id in self._in_graph
 
+    def chosen(self) -> None:
+        """Another segmentation is chosen, whose segments may have the same ids: the graph has a copy of none."""
+        self._in_graph.clear()
+
+    def forget_removed(self) -> None:
+        """Nodes have left the scene: so do their steps of undo."""
+        if self._writer.forget_removed():
+            self._tell_history()
+
     def write(
         self, segment_id: str, axis: int, index: int, mask: np.ndarray, group: int | None = None
     ) -> None:

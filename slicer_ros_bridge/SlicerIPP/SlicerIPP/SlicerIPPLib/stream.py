@@ -1,6 +1,9 @@
 # Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""A live stream in the scene: its newest image as a volume, what the graph follows in it as segments, and marks back to the graph."""
+"""A live stream in the scene, and marks back to the graph.
+
+Its newest image is a volume, and what the graph follows in it are segments.
+"""
 
 from __future__ import annotations
 

@@ -45,6 +45,8 @@ class VolumeLoader:
         self._marks_wait = marks_wait
         self._sent_window: tuple[float, float] | None = None
         self._is_window_on_its_way = False
+        # The one that is chosen, as observe() saw it last.
+        self._volume: slicer.vtkMRMLVolumeNode | None = None
         events.connection.connect(self._on_connection)
 
     def load(self) -> None:
@@ -64,7 +66,11 @@ class VolumeLoader:
 
         def loaded(reply: ipp.Message) -> None:
             self._state.is_loading = False
-            if reply.type == "error":
+            if self._parameters.volume is not volume:
+                # It is gone, or another one was chosen while it was on its way.
+                if not why_no_load(self._parameters, self._state):
+                    self.load()
+            elif reply.type == "error":
                 self._log.warn(reply["message"])
             else:
                 self._state.graph_volume = GraphVolume.from_message(reply)
@@ -92,6 +98,15 @@ class VolumeLoader:
         self._log.warn(sentence)
         self.load()
         return sentence
+
+    def observe(self) -> None:
+        """Look at the volume that is chosen now: what is known of the work on another one is forgotten."""
+        volume = self._parameters.volume
+        if volume is self._volume:
+            return
+        self._volume = volume
+        self._state.score, self._state.latency = None, {}
+        self._events.latency.emit()
 
     def forget(self) -> None:
         """The volume node is gone."""

@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     add("--certificate")
     add("--certificate-key")
     add("--max-sessions", type=int, default=4)
-    add("--max-upload", type=float, default=4.0, help="GB, of all files of a session")
+    add("--max-upload", type=float, default=4.0, help="GB, of the files of a session that are there")
     add("--grace", type=float, default=30.0, help="seconds for which a session without a page goes on")
     add("session", nargs="*", help="options of each session, after --")
     return made

@@ -21,8 +21,11 @@ from samm_core.errors import LaunchError, NotReadyError
 from .files import Uploads
 
 START_LIMIT_S = 60.0
-END_LIMIT_S = 5.0
+END_LIMIT_S = 15.0  # in which a session also saves its segmentation
 _MAX_LINE_BYTES = 1 << 20
+# Each thread that allocates gets an arena of glibc's of its own, up to 8 per core, and what is freed in one is not used by
+# another: sessions would grow. What the user has set counts more.
+_ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
 
 
 class Session:
@@ -53,6 +56,7 @@ class Session:
             *command,
             *(str(word) for option in own.items() for word in option),
             *arguments,
+            env=_ENVIRONMENT | os.environ,
             # It ends when this is closed, as it is when we are killed.
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

@@ -188,8 +188,8 @@ class Marking:
         if p.box is None:
             p.box = self._add_box(view)
             p.box.GetDisplayNode().SetVisibility3D(False)
-        thickness = max(p.volume.GetSpacing())
-        grip = boxes.begin(p.box, _slice_to_ras(view), corner_ras, thickness)
+        # Thinner than any voxel, so that it is on no other slice.
+        grip = boxes.begin(p.box, _slice_to_ras(view), corner_ras, min(p.volume.GetSpacing()) / 2)
         self._logic.observe()
         return _dragging(p.box, grip)
 

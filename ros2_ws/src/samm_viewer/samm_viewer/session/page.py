@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +32,7 @@ from .viewer import Viewer
 from .views import LAYOUTS, SLICES
 from .volumes import below_roots, listed
 
+_log = logging.getLogger(__name__)
 # Pixels of a view, at most: a picture of more takes longer to draw than a finger needs to move on.
 MAX_PIXELS = 1280 * 960
 # Between two updates of the page's state.
@@ -52,7 +55,8 @@ PROPAGATE_SLICES = 200
 
 def remote_views(server: Server) -> Sequence[IViewFactory]:
     """Factories of views whose pictures go to the browser."""
-    options = {"target_fps": 30.0, "blur_fps": 10.0, "interactive_quality": 60}
+    # Views that the mouse is not in follow more slowly: each picture of one keeps a mask waiting.
+    options = {"target_fps": 30.0, "blur_fps": 4.0, "interactive_quality": 60}
     return [
         RemoteSliceViewFactory(server, populate_view_ui_f=widgets.slice_controls, **options),
         RemoteThreeDViewFactory(server, populate_view_ui_f=widgets.three_d_controls, **options),
@@ -67,13 +71,16 @@ class Page:
         self._server = server
         self._viewer = viewer
         self._downloads = folder / "downloads"
-        self._uploads = folder / "uploads"
+        self._uploads = (folder / "uploads").resolve()
         self._roots = [root.resolve() for root in roots]
-        self._folder = self._roots[0] if self._roots else None
+        # Where the list of files is; None: at the roots themselves.
+        self._folder = self._roots[0] if len(self._roots) == 1 else None
         self._update: asyncio.TimerHandle | None = None
         # The segments as the page shows them, and when their voxels were counted last.
         self._rows: list[dict[str, Any]] = []
         self._are_rows_old, self._counted_at = True, 0.0
+        # How many masks were applied.
+        self._masks = 0
         self._reading: asyncio.Task | None = None
         # What is to be read next: a path, and whether it may be anywhere.
         self._wanted: tuple[Path, bool] | None = None
@@ -95,7 +102,6 @@ class Page:
                 "dialog": "",
                 "busy": "",
                 "link": link,
-                "tools": [],
                 "folder": "",
                 "folders": [],
                 "files": [],
@@ -123,7 +129,8 @@ class Page:
         self.refresh()
 
     def choose_tool(self, name: str) -> None:
-        self._notice = self._viewer.logic.reasons().get(name, "")
+        # The reason of "window" is that of the graph's presets; the window itself is the volume's.
+        self._notice = "" if name == Tool.WINDOW else self._viewer.logic.reasons().get(name, "")
         if not self._notice:
             self._viewer.marking.choose(Tool(name))
         self.refresh()
@@ -140,8 +147,8 @@ class Page:
             self._viewer.logic.apply_window_preset(name)
 
     def show_slice(self, view: str, index: int) -> None:
-        self._viewer.parameters.view = view
         self._viewer.show_slice(view, int(index))
+        self._viewer.parameters.view = view
         self._viewer.logic.observe()
 
     def zoom(self, view: str, factor: float) -> None:
@@ -161,16 +168,20 @@ class Page:
         self.refresh()
 
     def dialog(self, name: str) -> None:
-        """Show a dialog: open, save, help; empty: none."""
+        """Show a dialog: open, save, weights, help; empty: none."""
         if name == "open":
             self._list(self._folder)
         self._server.state.dialog = name
         self.refresh()
 
     def enter_folder(self, name: str) -> None:
-        """name: of a folder in the one that is shown; "..": the one above, as far as it may be seen."""
-        if self._folder is not None:
-            self._list(self._folder.parent if name == ".." else self._folder / name)
+        """name: of a folder in the one that is shown, or of a root; "..": the one above, as far as it may be seen."""
+        if self._folder is None:
+            self._list(self._roots[[_shown(root) for root in self._roots].index(name)])
+        elif name != "..":
+            self._list(self._folder / name)
+        else:
+            self._list(None if self._folder in self._roots else self._folder.parent)
         self.refresh()
 
     def open_listed(self, name: str) -> None:
@@ -179,7 +190,11 @@ class Page:
             self.open_path(self._folder / name if name else self._folder)
 
     def open_uploaded(self, name: str) -> None:
-        self.open_path(self._uploads / name, is_allowed=True)
+        """Open what the browser has sent: a file, or a folder of several, below uploads/.
+
+        It stays there while its volume is shown, for DICOM SEG refers to its files.
+        """
+        self.open_path(below_roots(self._uploads / name, [self._uploads]), is_allowed=True)
 
     def open_path(self, path: Path, is_allowed: bool = False) -> None:
         """Read a volume and show it; the page goes on meanwhile. is_allowed: wherever it lies.
@@ -227,7 +242,7 @@ class Page:
                 method(*arguments)
             except SammError as error:
                 self.tell(str(error))
-            except (KeyError, TypeError, ValueError) as error:
+            except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
                 self.tell(f"{method.__name__} does not take {arguments}: {error}.")
 
         return call
@@ -283,6 +298,7 @@ class Page:
         self._viewer.logic.observe()
 
     def _start_stream(self) -> None:
+        self._wanted = None
         self._layout_before = self._layouts.layout_id
         self._layouts.set_layout(_STREAM_LAYOUT)
         self._viewer.start_stream()
@@ -291,7 +307,7 @@ class Page:
         """Back to the views, and to the volume, that were shown before."""
         self._viewer.logic.stop_stream()
         self._end_stream_layout()
-        if self._source is not None:
+        if self._source is not None and self._source.exists():
             self.open_path(self._source, is_allowed=True)
 
     def _end_stream_layout(self) -> None:
@@ -310,8 +326,19 @@ class Page:
         self._viewer.changed.connect(self.refresh)
         for signal in (events.segments, events.segment_rows, events.mask, events.history):
             signal.connect(self._age_rows)
+        events.mask.connect(self._count_mask)
+        self._viewer.changed.connect(self._forget_notice)
+        self._viewer.views.before_drawing(self.process_events)
         for _name, view in self._viewer.views.slice_views():
             view.get_view_node().AddObserver("ModifiedEvent", lambda *_arguments: self.refresh())
+
+    def _count_mask(self) -> None:
+        self._masks += 1
+        self._forget_notice()
+
+    def _forget_notice(self) -> None:
+        """It was about what was pressed before."""
+        self._notice = ""
 
     def _age_rows(self) -> None:
         self._are_rows_old = True
@@ -347,17 +374,19 @@ class Page:
             "is_lost": known.bridge == BridgeState.LOST,
             "models": known.models,
             "model": known.model.name if known.model else "",
-            "device": known.model.device if known.model else "",
             "presets": list(known.window_presets),
             "is_live": p.live,
             "is_frozen": logic.is_frozen(),
             "is_following": p.marks_follow,
             "is_loading": known.is_loading,
+            "is_loaded": known.has_loaded(p.volume),
+            "has_roi": p.roi is not None,
             "is_running": known.is_running,
             "progress": list(known.progress),
             # That nothing is marked is no problem until something is.
             "problem": self._notice or (known.prompt_problem if viewer.marking.is_marked else ""),
             "score": known.score,
+            "masks": self._masks,
             "is_low": known.is_low_confidence,
             "segments": self._segments(),
             "is_3d": known.show_3d,
@@ -381,13 +410,14 @@ class Page:
     def _track(self, view: str, count: int) -> str:
         """A slider's track as CSS: bright where the slices of the volume are embedded."""
         known = self._viewer.logic.state
+        volume = self._viewer.parameters.volume
         if (
-            known.embedding is None
-            or known.sent_volume is None
+            not known.has_loaded(volume)
+            or known.embedding is None
             or known.embedding.uid != known.sent_volume.uid
         ):
             return _TRACK
-        axis = world_geometry(self._viewer.parameters.volume).axis(PLANES[view])
+        axis = world_geometry(volume).axis(PLANES[view])
         stops = []
         for first, last in known.embedding.runs[known.graph_volume.plane_across(axis)]:
             left, right = 100 * first / count, 100 * (last + 1) / count
@@ -397,40 +427,60 @@ class Page:
 
     async def _read(self) -> None:
         while self._wanted is not None:
-            (path, is_allowed), self._wanted = self._wanted, None
+            wanted = path, is_allowed = self._wanted
             self._server.state.busy = f"Reading {path.name} …"
             self.refresh()
             try:
                 path = path if is_allowed else below_roots(path, self._roots)
                 volume = await asyncio.to_thread(read_volume, path)
-                if self._wanted is None:
+                # Another volume, or the stream, may be wanted by now.
+                if self._wanted is wanted:
                     self._end_stream_layout()
                     self._viewer.open(volume)
-                    self._source = path
+                    self._source, path = path, self._source
                     self._notice = " ".join(volume.warnings)
             except SammError as error:
                 self._notice = str(error)
-            except OSError as error:
-                self._notice = f"{path.name} cannot be read ({error.strerror})."
+            except Exception as error:  # whatever a file leads to, the next one can be opened
+                _log.exception("a volume could not be opened")
+                self._notice = f"{path.name} could not be opened: {error}."
+            # Of what was shown before, or could not be opened.
+            self._remove_upload(path)
+            if self._wanted is wanted:
+                self._wanted = None
         self._reading = None
         self._server.state.busy = ""
         self.refresh()
 
+    def _remove_upload(self, path: Path | None) -> None:
+        if path is not None and path.is_relative_to(self._uploads):
+            for name in path.relative_to(self._uploads).parts[:1]:
+                _remove(self._uploads / name)
+
     def _list(self, folder: Path | None) -> None:
+        """folder: None: the roots. Raises VolumeError for one that cannot be shown."""
         state = self._server.state
         if folder is None:
-            state.folder, state.folders, state.files = "", [], []
+            self._folder = None
+            state.folder = "Folders" if self._roots else ""
+            state.folders, state.files = [_shown(root) for root in self._roots], []
             return
-        try:
-            names = listed(folder, self._roots)
-        except SammError as error:
-            self._notice = str(error)
-            return
+        folders, files = listed(folder, self._roots)
         self._folder = folder.resolve()
-        is_root = self._folder in self._roots
-        state.folder = self._folder.name or str(self._folder)
-        state.folders = names[0] if is_root else ["..", *names[0]]
-        state.files = names[1]
+        is_top = self._folder in self._roots and len(self._roots) == 1
+        state.folder = _shown(self._folder)
+        state.folders, state.files = folders if is_top else ["..", *folders], files
+
+
+def _shown(folder: Path) -> str:
+    return folder.name or str(folder)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _row(row: Any) -> dict[str, Any]:

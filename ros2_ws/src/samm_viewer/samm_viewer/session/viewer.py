@@ -124,8 +124,9 @@ class Viewer:
         return True
 
     def _clear(self) -> None:
-        """No volume, no mark, no segment."""
+        """No volume, no mark, no segment; what was segmented is saved."""
         p, scene = self.parameters, self.app.scene
+        self.logic.autosave.close()
         self.marking.clear()
         self.marking.clear_roi()
         for name in ("segmentation", "volume"):

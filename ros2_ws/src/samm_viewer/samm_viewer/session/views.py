@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import slicer
 from trame_slicer.core import SlicerApp
@@ -71,6 +71,14 @@ class Views:
             node.SetOrientationToDefault()
             node.RotateToVolumePlane(volume)
         self.fit()
+
+    def before_drawing(self, act: Callable[[], None]) -> None:
+        """Have something done before each picture, so that it shows what has come by then.
+
+        All views are drawn one after the other, and a mask would wait for the last of them.
+        """
+        for view in [*(view for _name, view in self.slice_views()), self.three_d]:
+            view.render_window().AddObserver("StartEvent", lambda *_arguments: act())
 
     def fit(self) -> None:
         """Show all there is in each view, on the slices that are nearest."""

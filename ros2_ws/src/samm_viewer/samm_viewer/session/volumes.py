@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -45,13 +46,22 @@ def listed(folder: Path, roots: list[Path]) -> tuple[list[str], list[str]]:
     """
     folder = below_roots(folder, roots)
     try:
-        entries = sorted(folder.iterdir(), key=lambda path: path.name.lower())
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name.lower())
     except OSError as error:
         raise VolumeError(
             f"{folder.name} cannot be read ({error.strerror}); choose another folder."
         ) from None
-    shown = [path for path in entries if not path.name.startswith(".")]
-    return [p.name for p in shown if p.is_dir()], [p.name for p in shown if p.is_file()]
+    shown = [entry for entry in entries if not entry.name.startswith(".")]
+    folders = [entry.name for entry in shown if _is_folder(entry)]
+    return folders, [entry.name for entry in shown if entry.name not in folders]
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link to where nobody may look.
+        return False
 
 
 def below_roots(path: Path, roots: list[Path]) -> Path:

@@ -42,9 +42,12 @@
       if (!list.length) return;
       /* Several files are one series: they go into one folder. */
       const folder = list.length > 1 ? `series-${Date.now()}` : "";
+      const names = list.map((file) => (file.webkitRelativePath || file.name).replaceAll("/", "_").slice(-180));
+      /* A header says which file beside it holds the voxels. */
+      const header = names.find((name) => /\.(mhd|nhdr)$/i.test(name));
       try {
-        for (const file of list) await send(file, folder ? `${folder}/${file.name}` : file.name);
-        call("open_uploaded", folder || list[0].name);
+        for (const [n, file] of list.entries()) await send(file, folder ? `${folder}/${names[n]}` : names[n]);
+        call("open_uploaded", folder && header ? `${folder}/${header}` : folder || names[0]);
       } catch (error) {
         call("tell", error.message);
       }
