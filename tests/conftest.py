@@ -18,8 +18,9 @@ import pytest
 os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
-# The extension's module is in no package of the workspace: Slicer finds it by its path too.
-sys.path.append(str(Path(__file__).parents[1] / "slicer_ros_bridge" / "SlicerIPP" / "SlicerIPP"))
+# The extension's module is in no package of the workspace, and Slicer finds it by its path too. Its library is that of the
+# checkout, as there, not the one that is installed for the viewer.
+sys.path.insert(0, str(Path(__file__).parents[1] / "slicer_ros_bridge" / "SlicerIPP" / "SlicerIPP"))
 
 
 @pytest.fixture

@@ -413,8 +413,9 @@ def test_a_node_reports_without_ros_time_when_nobody_publishes_a_clock(
         name = f"{namespace}/rcv_inf: state"
         ok = peer.wait_for(topics.DIAGNOSTICS, lambda a: a.status[0].name == name, START_S)
         assert ok.status[0].level in (DiagnosticStatus.OK, DiagnosticStatus.STALE)
-        peer.publisher(SliceRequest, topics.SLICE_REQUESTS, topics.NEWEST).publish(SliceRequest())
-        peer.wait_for(
+        requests = peer.publisher(SliceRequest, topics.SLICE_REQUESTS, topics.NEWEST)
+        peer.do_until(
+            lambda: requests.publish(SliceRequest()),
             topics.DIAGNOSTICS,
             lambda a: a.status[0].name == name and a.status[0].level == DiagnosticStatus.WARN,
         )

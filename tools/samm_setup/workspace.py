@@ -24,8 +24,9 @@ _FOREIGN_NUMPY = re.compile(r"/opt/python/cp\d+-cp\d+/lib/python3\.\d+/site-pack
 _FOREIGN_PYTHON = re.compile(r"/opt/python/cp\d+-cp\d+/include/python3\.\d+")
 _INCLUDES = "import numpy, sysconfig; print(sysconfig.get_path('include')); print(numpy.get_include())"
 
-# Set unless the user has set them: these libraries print notices at their start.
-_QUIET = {"KMP_WARNINGS": "off", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+# Set unless the user has set them: these libraries print notices at their start; and text is UTF-8 whatever the locale is,
+# and whatever a library makes of it.
+_DEFAULTS = {"KMP_WARNINGS": "off", "TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONUTF8": "1"}
 
 # Where ament and Debian put the modules of a package.
 _MODULES = ("lib/python3*/site-packages", "local/lib/python3*/dist-packages", "lib/python3*/dist-packages")
@@ -68,7 +69,7 @@ class Workspace:
         packages = [self._install / package.name for package in self._packages()]
         prefixes = packages + ([] if self._distro else [self.venv])
         modules = [path for package in packages for pattern in _MODULES for path in package.glob(pattern)]
-        result = {**_QUIET, **base, "SAMM_ROOT": str(self.root), "VIRTUAL_ENV": str(self.venv)}
+        result = {**_DEFAULTS, **base, "SAMM_ROOT": str(self.root), "VIRTUAL_ENV": str(self.venv)}
         _prepend(result, "PATH", [self.venv / "bin"])
         _prepend(result, "AMENT_PREFIX_PATH", prefixes)
         _prepend(result, "CMAKE_PREFIX_PATH", prefixes)

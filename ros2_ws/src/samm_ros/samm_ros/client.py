@@ -52,6 +52,7 @@ from samm_core.geometry import Plane
 from samm_core.latency.events import TaskEvent, event_of
 from samm_core.prompts import Prompt
 from samm_core.saved_work import load_work
+from samm_core.sources.base import not_loaded
 from samm_core.sources.picture import PICTURE, picture_volume
 from samm_core.sources.volume import LoadedVolume, Volume
 from samm_core.sources.window import Window
@@ -223,7 +224,13 @@ class GraphClient:
         given = ClientPrompt.of(on_picture, self.client_id, segment, volume.uid, volume.window)
         self._picture = (volume.uid, _picture_msg(volume))
         self.volume = LoadedVolume(volume.uid, volume.name, volume.uri, volume.geometry, volume.window)
-        return self._answer_to(given, timeout_s)
+        try:
+            return self._answer_to(given, timeout_s)
+        except PromptError as error:
+            # It was let go of a moment before, and SND_INF took it for loaded: it has heard of that by now.
+            if str(error) != not_loaded(volume.uid):
+                raise
+            return self._answer_to(given, timeout_s)
 
     def _answer_to(self, given: ClientPrompt, timeout_s: float) -> Answer:
         answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()

@@ -78,7 +78,7 @@ def three_d_controls(server: Server, view_id: str, view: AbstractView) -> None:
 
 
 def _template(name: str, **values: str) -> str:
-    text = (_STATIC / f"{name}.html").read_text()
+    text = (_STATIC / f"{name}.html").read_text(encoding="utf-8")
     for key, value in values.items():
         text = text.replace(key, value)
     return text
