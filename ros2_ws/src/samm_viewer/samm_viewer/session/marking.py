@@ -156,10 +156,13 @@ class Marking:
         return True
 
     def _release(self, name: str, view: SliceView) -> bool:
-        is_ours, self._drag = self._drag is not None, None
-        if is_ours:
-            self._changed()
-        return is_ours
+        if self._drag is None:
+            return False
+        # A browser sends no move that comes soon after another one: where the button is let go is known by this alone.
+        self._drag(view)
+        self._drag = None
+        self._changed()
+        return True
 
     def _begin_marks(self) -> None:
         """Marks are on one slice: those on another are done with, unless they move along."""
