@@ -46,8 +46,9 @@ class Weights:
             if reply.type == "error":
                 self._log.warn(reply["message"])
             else:
-                # The last of the progress may come later than this, and is not waited for.
-                self._state.fetch_progress = (self._state.fetch_progress[1],) * 2
+                # Progress may come later than this, and is not waited for.
+                size = next((each.size for each in self._state.weights if each.model == name), 0)
+                self._state.fetch_progress = (self._state.fetch_progress[1] or size,) * 2
                 self._log.say(_("The weights of {name} are there: choose the model.").format(name=name))
             self._tell()
 
