@@ -15,8 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from action_msgs.msg import GoalStatus, GoalStatusArray
 from bridge_process import BridgeProcess
+from peer import Peer
 from slicer_scene import SlicerScene
+
+from samm_ros import topics
 
 CONTENT = np.random.default_rng(0).bytes(3 << 20)
 # The node with a published checkpoint on this host in place of vit_b's.
@@ -98,7 +102,7 @@ def of(scene: SlicerScene, model: str) -> tuple[str, int, bool, bool]:
 
 
 def test_weights_are_listed_and_fetched_with_progress_and_a_fetch_that_was_stopped_goes_on(
-    scene: SlicerScene, publisher: Publisher, tmp_path: Path
+    scene: SlicerScene, publisher: Publisher, namespace: str, tmp_path: Path
 ) -> None:
     logic, state = scene.logic, scene.state
     assert of(scene, "lite_medsam") == ("", 0, True, False)
@@ -109,7 +113,14 @@ def test_weights_are_listed_and_fetched_with_progress_and_a_fetch_that_was_stopp
     assert logic.reasons()["fetch_weights"].startswith("Weights are being fetched already")
     scene.spin_until(lambda: state.fetch_progress[1] == len(CONTENT))
     assert state.fetch_progress[0] < len(CONTENT)
-    logic.cancel_fetch()
+    goals = f"{topics.FETCH_WEIGHTS}/_action/status"
+    with Peer(namespace) as peer:
+        peer.listen(GoalStatusArray, goals, topics.LATCHED)
+        logic.cancel_fetch()
+        # Else the rest may be there before the node has heard of it.
+        peer.wait_for(
+            goals, lambda each: any(s.status == GoalStatus.STATUS_CANCELING for s in each.status_list)
+        )
     publisher.goes_on.set()
     scene.spin_until(lambda: not state.fetching)
     assert "was cancelled" in state.log[-1]
