@@ -60,15 +60,11 @@ class SlicerScene:
         return self.logic.state
 
     def spin_until(self, condition: Callable[[], Any], timeout_s: float = 90.0) -> None:
-        """Serve the logic's events, as Slicer's event loop does with a socket notifier, until something is so."""
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < deadline, (
-                f"waited {timeout_s} s in vain; bridge {self.state.bridge}, problem {self.state.prompt_problem!r}, "
-                f"log {self.state.log[-4:]}, load {self.logic.reasons()['load']!r}"
-            )
-            if select.select([self.logic.fileno()], [], [], 0.1)[0]:
-                self.logic.process_events()
+        """As serve_until; says what is known where it never comes."""
+        assert serve_until(self.logic, condition, timeout_s), (
+            f"waited {timeout_s} s in vain; bridge {self.state.bridge}, problem {self.state.prompt_problem!r}, "
+            f"log {self.state.log[-4:]}, load {self.logic.reasons()['load']!r}"
+        )
 
     def connect(self, port: int) -> None:
         self.logic.connect(f"tcp://127.0.0.1:{port}")
@@ -135,6 +131,30 @@ class SlicerScene:
         if node.GetParentTransformNode():
             node.GetParentTransformNode().GetMatrixTransformToWorld(to_world)
         return positions(numpy_matrix(to_world) @ numpy_matrix(matrix), ijk)
+
+
+def serve_until(logic: SegmentationLogic, condition: Callable[[], Any], timeout_s: float = 90.0) -> bool:
+    """Serve the logic's events, as Slicer's event loop does with a socket notifier, until something is so; False: it never was."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        if select.select([logic.fileno()], [], [], 0.1)[0]:
+            logic.process_events()
+    return True
+
+
+def picture_of(window: vtk.vtkRenderWindow) -> np.ndarray:
+    """(H, W, 3) int: what a window shows, drawn now; the first row at the bottom, as mouse positions count."""
+    window.Render()
+    shot = vtk.vtkWindowToImageFilter()
+    shot.SetInput(window)
+    shot.SetInputBufferTypeToRGB()
+    shot.ReadFrontBufferOff()
+    shot.Update()
+    image = shot.GetOutput()
+    width, height, _one = image.GetDimensions()
+    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, 3).astype(int)
 
 
 def positions(ijk_to_world: np.ndarray, ijk: np.ndarray) -> np.ndarray:

@@ -9,10 +9,8 @@ import sys
 
 import numpy as np
 import pytest
-import vtk
-from slicer_scene import slicer_app
+from slicer_scene import picture_of, slicer_app
 from SlicerIPPLib.segment_writer import SegmentWriter
-from vtk.util.numpy_support import vtk_to_numpy
 
 DIMENSIONS = (60, 60, 7)
 IJK_TO_RAS = np.array([[1.0, 0, 0, -30], [0, 1, 0, -30], [0, 0, 1, -3], [0, 0, 0, 1]])
@@ -41,14 +39,8 @@ def test_the_first_mask_of_a_new_segment_is_drawn_at_once(drawing: None) -> None
     slice_node.JumpSliceByCentering(0, 0, 0)
 
     def red_pixels() -> int:
-        window.Render()
-        shot = vtk.vtkWindowToImageFilter()
-        shot.SetInput(window)
-        shot.SetInputBufferTypeToRGB()
-        shot.ReadFrontBufferOff()
-        shot.Update()
-        pixels = vtk_to_numpy(shot.GetOutput().GetPointData().GetScalars()).astype(int)
-        return int((pixels[:, 0] - pixels[:, 1] > 40).sum())
+        pixels = picture_of(window)
+        return int((pixels[..., 0] - pixels[..., 1] > 40).sum())
 
     node = app.scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     node.CreateDefaultDisplayNodes()

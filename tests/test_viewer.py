@@ -11,12 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import vtk
 from bridge_process import BridgeProcess
-from slicer_scene import slicer_app
+from slicer_scene import picture_of, serve_until, slicer_app
 from SlicerIPPLib.marks import box_on
 from SlicerIPPLib.nodes import array_of, display_window, placed_points
-from vtk.util.numpy_support import vtk_to_numpy
 
 from samm_core.errors import PromptError, VolumeError
 from samm_core.geometry import VolumeGeometry
@@ -100,22 +98,9 @@ def pixel_of(view: object, point_ras: np.ndarray) -> np.ndarray:
     return (np.linalg.inv(array_of(view.get_view_node().GetXYToRAS())) @ [*point_ras, 1.0])[:2]
 
 
-def picture(view: object) -> np.ndarray:
-    """(H, W, 3) int, the first row at the bottom, as mouse positions count."""
-    view.render_window().Render()
-    shot = vtk.vtkWindowToImageFilter()
-    shot.SetInput(view.render_window())
-    shot.SetInputBufferTypeToRGB()
-    shot.ReadFrontBufferOff()
-    shot.Update()
-    image = shot.GetOutput()
-    width, height, _one = image.GetDimensions()
-    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, 3).astype(int)
-
-
 def colored(view: object) -> np.ndarray:
     """(H, W) bool: what is not grey, for volumes are."""
-    pixels = picture(view)
+    pixels = picture_of(view.render_window())
     return pixels.max(axis=2) - pixels.min(axis=2) > 12
 
 
@@ -324,7 +309,7 @@ def test_another_volume_takes_the_place_of_all_that_was_there(shown: object) -> 
     assert shown.app.scene.GetNodeByID(first) is None
     assert shown.parameters.segmentation is None and not shown.marking.is_marked
     assert shown.views.slice_view("Red").get_background_volume_id() == shown.parameters.volume.GetID()
-    assert picture(shown.views.slice_view("Red")).max() > 200
+    assert picture_of(shown.views.slice_view("Red").render_window()).max() > 200
 
 
 def test_volumes_are_opened_below_the_given_folders_alone(viewer: object, tmp_path: Path) -> None:
@@ -356,7 +341,9 @@ def test_a_mask_is_drawn_while_the_box_is_dragged(viewer: object, port: int, mni
 
     viewer.open(mni)
     viewer.logic.connect(f"tcp://127.0.0.1:{port}")
-    assert viewer.spin(lambda: not viewer.logic.reasons()["prompt"]), viewer.logic.reasons()["prompt"]
+    assert serve_until(viewer.logic, lambda: not viewer.logic.reasons()["prompt"]), viewer.logic.reasons()[
+        "prompt"
+    ]
     view = viewer.views.slice_view("Red")
     viewer.show_slice("Red", 35)
     viewer.marking.choose(Tool.BOX)
@@ -367,7 +354,7 @@ def test_a_mask_is_drawn_while_the_box_is_dragged(viewer: object, port: int, mni
     event(view, "MouseMoveEvent", (x0 + x1) / 2, (y0 + y1) / 2)
     event(view, "MouseMoveEvent", x1, y1)
     viewer.parameters.box.GetDisplayNode().SetVisibility(False)
-    assert viewer.spin(lambda: colored(view).sum() > 100), viewer.logic.state.prompt_problem
+    assert serve_until(viewer.logic, lambda: colored(view).sum() > 100), viewer.logic.state.prompt_problem
     rows, columns = np.nonzero(colored(view))
     low, high = np.minimum((x0, y0), (x1, y1)), np.maximum((x0, y0), (x1, y1))
     assert (columns >= low[0] - 3).all() and (columns <= high[0] + 3).all()

@@ -14,6 +14,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 from samm_core.errors import MaskError
 
 from .i18n import tr as _
+from .nodes import matrix_of
 
 if TYPE_CHECKING:
     import slicer
@@ -123,8 +124,7 @@ def cover(
             ).format(count=f"{whole:,.0f}")
         )
     grown = type(image)()
-    matrix = vtk.vtkMatrix4x4()
-    matrix.DeepCopy(np.asarray(grid, float).ravel())
+    matrix = matrix_of(grid)
     grown.SetExtent(*np.stack([first, last], axis=1).ravel().tolist())
     grown.SetImageToWorldMatrix(matrix)
     grown.AllocateScalars(image.GetScalarType() if holds_voxels(image) else vtk.VTK_UNSIGNED_CHAR, 1)
@@ -192,8 +192,7 @@ def _copy(
     plain.SetOrigin(0, 0, 0)
     plain.SetSpacing(1, 1, 1)
     plain.SetDirectionMatrix(1, 0, 0, 0, 1, 0, 0, 0, 1)
-    axes = vtk.vtkMatrix4x4()
-    axes.DeepCopy(to_source.ravel())
+    axes = matrix_of(to_source)
     reslice = vtk.vtkImageReslice()
     reslice.SetInputData(plain)
     reslice.SetResliceAxes(axes)

@@ -108,5 +108,12 @@ def array_of(matrix: vtk.vtkMatrix4x4) -> np.ndarray:
     return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
 
 
+def matrix_of(array: np.ndarray) -> vtk.vtkMatrix4x4:
+    """Of (4, 4); the inverse of array_of."""
+    matrix = vtk.vtkMatrix4x4()
+    matrix.DeepCopy(np.asarray(array, np.float64).ravel())
+    return matrix
+
+
 def printable(text: str, longest: int) -> str:
     return "".join(letter for letter in text if letter.isprintable())[:longest]

@@ -9,17 +9,11 @@ from types import SimpleNamespace
 
 import qt
 
-from .client_events import BridgeState
 from .i18n import tr as _
 from .logic import SegmentationLogic
+from .state import BRIDGE_TEXTS
 
 TASKS = ("SND_INF", "RCV_INF", "CPL_INF", "RCV_MSK", "APL_MSK", "total")
-_STATES = {
-    BridgeState.DISCONNECTED: _("not connected"),
-    BridgeState.CONNECTING: _("connecting …"),
-    BridgeState.CONNECTED: _("connected"),
-    BridgeState.LOST: _("lost; looking for it …"),
-}
 _WARNING_STYLE = "color: #b35900; font-weight: bold"
 
 # The controls that act, by the key of the logic's reasons: disabled with the reason as their tooltip.
@@ -147,7 +141,7 @@ class Panel:
 
     def _show_connection(self) -> None:
         state = self._logic.state
-        text = _STATES[state.bridge]
+        text = BRIDGE_TEXTS[state.bridge]
         if state.round_trip_ms is not None:
             text = _("{state}, {milliseconds} ms there and back").format(
                 state=text, milliseconds=f"{state.round_trip_ms:.1f}"

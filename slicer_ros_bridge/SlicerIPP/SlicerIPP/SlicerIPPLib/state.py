@@ -13,12 +13,20 @@ from samm_core import ipp
 from samm_core.geometry import Plane, VolumeGeometry
 
 from .client_events import BridgeState
+from .i18n import tr as _
 from .nodes import VoxelStamp
 
 if TYPE_CHECKING:
     import slicer
 
 LOW_CONFIDENCE = 0.7
+# The connection in words.
+BRIDGE_TEXTS = {
+    BridgeState.DISCONNECTED: _("not connected"),
+    BridgeState.CONNECTING: _("connecting …"),
+    BridgeState.CONNECTED: _("connected"),
+    BridgeState.LOST: _("lost; looking for it …"),
+}
 
 
 @dataclass(frozen=True)

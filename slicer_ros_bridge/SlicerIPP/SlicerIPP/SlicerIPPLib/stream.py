@@ -25,7 +25,7 @@ from .i18n import tr as _
 from .labelmap import update_views
 from .log import Log
 from .marks import marks_on
-from .nodes import printable, world_geometry
+from .nodes import matrix_of, printable, world_geometry
 from .parameters import Parameters
 from .segments import Segments
 from .state import State
@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 
 _LABELMAP = "Binary labelmap"
 # As Slicer places the pictures that it reads: upright in Red, a pixel is a millimetre.
-_IJK_TO_RAS = vtk.vtkMatrix4x4()
-_IJK_TO_RAS.DeepCopy(np.diag([-1.0, -1.0, 1.0, 1.0]).ravel())
+_IJK_TO_RAS = matrix_of(np.diag([-1.0, -1.0, 1.0, 1.0]))
 # A point, as label, x, y, or a box, as x min, y min, x max, y max; pixels.
 _Mark = tuple
 

@@ -23,7 +23,7 @@ class Weights:
         self._connection = connection
 
     def ask(self) -> None:
-        """Ask the graph which weights it has, and to be told of changes. An older bridge leaves the list empty."""
+        """Request the list of weights, whose changes the bridge sends from then on. An older bridge leaves it empty."""
 
         def answered(reply: ipp.Message) -> None:
             if reply.type == "weights":

@@ -58,16 +58,16 @@ def read_session(path: Path) -> Session:
     if not events:
         why = "it was cut before the first" if reader.cut else "were they recorded?"
         raise BagError(f"{path} holds no task events; {why}")
-    followed = followed_of(list(stream.told_ns.items()), stream.dropped, stream.refused)
+    followed = followed_of(list(stream.published_ns.items()), stream.dropped, stream.refused)
     report = analyse(events, losses_of(heard), followed)
     return Session(path, report, reader.cut, unreadable, tuple(sorted(unnamed)))
 
 
 class _Stream:
-    """The images of a live stream. told_ns: by when they came in, when their tracks were told first."""
+    """The images of a live stream. published_ns: by when they came in, when their tracks were published first."""
 
     def __init__(self) -> None:
-        self.told_ns: dict[int, int] = {}
+        self.published_ns: dict[int, int] = {}
         self._counts: tuple[int, int] | None = None
         self.dropped = self.refused = 0
 
@@ -79,9 +79,9 @@ class _Stream:
         )
         self._counts = counts
         self.dropped, self.refused = self.dropped + dropped, self.refused + refused
-        # They are told again where they are stale, or the next image could not be read.
+        # They are published again where they are stale, or the next image could not be read.
         if tracks.frame:
-            self.told_ns.setdefault(int(tracks.received_ns), int(tracks.published_ns))
+            self.published_ns.setdefault(int(tracks.received_ns), int(tracks.published_ns))
 
 
 class _Starts:

@@ -67,7 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--certificate", type=Path, metavar="FILE", help="PEM file with a certificate: the page speaks TLS")
     add("--certificate-key", type=Path, metavar="FILE", help="PEM file with its key")
     add("--max-sessions", type=int, default=4, metavar="N", help="browsers at a time (default: 4)")
-    add("--max-upload", type=float, default=4.0, metavar="GB", help="sent files kept per browser (default: 4 GB)")
+    add(
+        "--max-upload",
+        type=float,
+        default=4.0,
+        metavar="GB",
+        help="sent files kept per browser (default: 4 GB)",
+    )
     add(
         "--grace",
         type=float,

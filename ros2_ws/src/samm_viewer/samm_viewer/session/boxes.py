@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import slicer
-import vtk
-from SlicerIPPLib.nodes import array_of
+from SlicerIPPLib.nodes import array_of, matrix_of
+
+# A ROI without a size is none to Slicer.
+_LEAST_MM = 1e-3
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def begin(
     matrix = np.eye(4)
     matrix[:3, :3] = rotation
     matrix[:3, 3] = corner_ras
-    roi.SetAndObserveObjectToNodeMatrix(_vtk_matrix(matrix))
+    roi.SetAndObserveObjectToNodeMatrix(matrix_of(matrix))
     roi.SetCenterWorld(*corner_ras)
     size = np.array([0.0, 0.0, depth_mm])
     roi.SetSize(*np.maximum(size, _LEAST_MM))
@@ -85,19 +87,9 @@ def drag(roi: slicer.vtkMRMLMarkupsROINode, grip: Grip, point_ras: np.ndarray) -
     roi.EndModify(was_modifying)
 
 
-# A ROI without a size is none to Slicer.
-_LEAST_MM = 1e-3
-
-
 def _frame(roi: slicer.vtkMRMLMarkupsROINode) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Its axes as columns (3, 3), and centre and size (3,) in those axes, in the world's millimetres."""
     matrix = array_of(roi.GetObjectToWorldMatrix())
     lengths = np.linalg.norm(matrix[:3, :3], axis=0)
     rotation = matrix[:3, :3] / lengths
     return rotation, rotation.T @ matrix[:3, 3], np.array(roi.GetSize()) * lengths
-
-
-def _vtk_matrix(matrix: np.ndarray) -> vtk.vtkMatrix4x4:
-    result = vtk.vtkMatrix4x4()
-    result.DeepCopy(matrix.ravel())
-    return result

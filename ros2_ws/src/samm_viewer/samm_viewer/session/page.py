@@ -17,6 +17,7 @@ from typing import Any
 from SlicerIPPLib.client_events import BridgeState
 from SlicerIPPLib.export import KINDS, missing_package
 from SlicerIPPLib.nodes import world_geometry
+from SlicerIPPLib.state import BRIDGE_TEXTS
 from SlicerIPPLib.view import PLANES
 from trame_server import Server
 from trame_slicer.core import LayoutManager
@@ -24,6 +25,7 @@ from trame_slicer.rca_view import RemoteSliceViewFactory, RemoteThreeDViewFactor
 from trame_slicer.views import IViewFactory
 
 from samm_core.errors import SammError
+from samm_core.latency.events import Task
 from samm_core.sources.volume import read_volume
 
 from . import widgets
@@ -33,19 +35,10 @@ from .views import LAYOUTS, SLICES
 from .volumes import below_roots, listed
 
 _log = logging.getLogger(__name__)
-# Pixels of a view, at most: a picture of more takes longer to draw than a finger needs to move on.
-MAX_PIXELS = 1280 * 960
 # Between two updates of the page's state.
 _UPDATE_S = 0.05
 # Between two counts of the segments' voxels.
 _COUNT_S = 0.3
-_CONNECTION = {
-    BridgeState.DISCONNECTED: "not connected",
-    BridgeState.CONNECTING: "connecting …",
-    BridgeState.CONNECTED: "connected",
-    BridgeState.LOST: "lost; looking for it …",
-}
-_TASKS = ("SND_INF", "RCV_INF", "CPL_INF", "RCV_MSK", "APL_MSK")
 _LOG_LINES = 60
 _STREAM_LAYOUT = "Axial"
 # Of a slider's track.
@@ -250,7 +243,8 @@ class Page:
     def tell(self, sentence: str) -> None:
         """Show a sentence of the browser's own, such as why a file could not be sent."""
         self._notice = sentence
-        self._server.state.busy = ""
+        if self._reading is None:
+            self._server.state.busy = ""
         self.refresh()
 
     def refresh(self) -> None:
@@ -369,7 +363,7 @@ class Page:
             "layout": self._layouts.layout_id,
             "layout_names": list(LAYOUTS),
             "reasons": logic.reasons(),
-            "connection": _CONNECTION[known.bridge],
+            "connection": BRIDGE_TEXTS[known.bridge],
             "is_connected": known.is_connected,
             "is_lost": known.bridge == BridgeState.LOST,
             "models": known.models,
@@ -502,12 +496,12 @@ def _rgb(text: str) -> tuple[float, float, float]:
 
 def _bars(latency: dict[str, float]) -> list[dict[str, Any]]:
     """The five tasks of the last cycle: task, ms, share of the longest in percent."""
-    longest = max([latency.get(task, 0.0) for task in _TASKS] + [1e-9])
+    longest = max([latency.get(task.name, 0.0) for task in Task] + [1e-9])
     return [
         {
-            "task": task,
-            "ms": latency.get(task, 0.0),
-            "share": round(100 * latency.get(task, 0.0) / longest),
+            "task": task.name,
+            "ms": latency.get(task.name, 0.0),
+            "share": round(100 * latency.get(task.name, 0.0) / longest),
         }
-        for task in _TASKS
+        for task in Task
     ]

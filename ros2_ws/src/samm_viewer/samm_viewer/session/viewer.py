@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import slicer
@@ -81,8 +80,7 @@ class Viewer:
         """Marks from now on correct this one."""
         if segment_id != self.parameters.segment_id:
             self.marking.clear()
-            self.parameters.segment_id = segment_id
-            self.logic.observe()
+            self.logic.choose_segment(segment_id)
             self.changed.emit()
 
     def toggle_3d(self) -> None:
@@ -110,18 +108,6 @@ class Viewer:
         position = (np.array(geometry.dimensions) - 1) / 2
         position[geometry.axis(plane)] = min(max(index, 0), geometry.slice_count(plane) - 1)
         self.views.slice_node(view).JumpSliceByOffsetting(*geometry.position_of(position)[0])
-
-    def spin(self, until: Callable[[], object], timeout_s: float = 60.0) -> bool:
-        """Serve the logic's events until something is so; False: it did not come to be in time."""
-        import select
-
-        deadline = time.monotonic() + timeout_s
-        while not until():
-            if time.monotonic() > deadline:
-                return False
-            if select.select([self.logic.fileno()], [], [], 0.05)[0]:
-                self.logic.process_events()
-        return True
 
     def _clear(self) -> None:
         """No volume, no mark, no segment; what was segmented is saved."""

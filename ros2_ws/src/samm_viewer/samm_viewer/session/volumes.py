@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import slicer
 import slicer.util
-import vtk
+from SlicerIPPLib.nodes import matrix_of
 
 from samm_core import ipp
 from samm_core.errors import VolumeError
@@ -27,9 +27,7 @@ def add_volume(scene: slicer.vtkMRMLScene, volume: Volume) -> slicer.vtkMRMLVolu
         "vtkMRMLVectorVolumeNode" if is_color else "vtkMRMLScalarVolumeNode", volume.name
     )
     slicer.util.updateVolumeFromArray(node, voxels)
-    ijk_to_ras = vtk.vtkMatrix4x4()
-    ijk_to_ras.DeepCopy(volume.geometry.ijk_to_ras.ravel())
-    node.SetIJKToRASMatrix(ijk_to_ras)
+    node.SetIJKToRASMatrix(matrix_of(volume.geometry.ijk_to_ras))
     node.CreateDefaultDisplayNodes()
     if not is_color:
         display = node.GetDisplayNode()
