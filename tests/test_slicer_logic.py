@@ -561,6 +561,18 @@ def test_a_run_ends_with_the_sentence_that_refuses_it(painted: Loaded) -> None:
     assert not painted.state.is_running
 
 
+def test_a_view_that_was_turned_to_another_plane_is_not_marked_on(loaded: Loaded) -> None:
+    node = loaded.slices["Red"]
+    node.SetOrientation("Coronal")
+    node.UpdateMatrices()
+    loaded.logic.prompt()
+    assert loaded.state.prompt_problem.startswith("Red shows no axial slice of the volume; turn it back")
+    node.SetOrientation("Axial")
+    node.UpdateMatrices()
+    loaded.logic.prompt()
+    assert "Red shows" not in loaded.state.prompt_problem
+
+
 def test_without_its_view_a_prompt_says_which_layout_it_needs(loaded: Loaded) -> None:
     del loaded.slices["Red"]
     loaded.logic.prompt()

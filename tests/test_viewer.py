@@ -242,6 +242,15 @@ def test_each_slice_is_shown_by_its_number(shown: object, name: str, count: int)
     assert indices == set(range(count))
 
 
+def test_after_a_picture_each_view_shows_its_own_plane_again(viewer: object) -> None:
+    picture = volume_of(Content(np.zeros((1, 50, 60), np.int16), np.eye(4)), Path("picture.nii"))
+    viewer.open(picture)
+    viewer.open(volume())
+    for name, _view in viewer.views.slice_views():
+        viewer.show_slice(name, 3)
+        assert viewer.slice_range(name)[0] == 3, name
+
+
 def test_a_mask_is_drawn_where_it_is_in_every_view_and_no_key_of_slicers_hides_it(shown: object) -> None:
     shown.logic.add_segment("ball")
     place = shown.logic.shown_place()

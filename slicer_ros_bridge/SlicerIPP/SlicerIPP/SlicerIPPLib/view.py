@@ -56,6 +56,13 @@ def shown_place(parameters: Parameters, slice_nodes: SliceNodes, view: str = "")
         raise VolumeError(_("There is no {view} slice view; choose a layout that has it.").format(view=view))
     slice_to_ras = array_of(slice_node.GetSliceToRAS())
     normal = slice_to_ras[:3, 2] / np.linalg.norm(slice_to_ras[:3, 2])
+    across = geometry.ras_to_ijk[:3, :3] / np.linalg.norm(geometry.ras_to_ijk[:3, :3], axis=1, keepdims=True)
+    if np.abs(across @ normal).argmax() != geometry.axis(plane):
+        raise VolumeError(
+            _(
+                "{view} shows no {plane} slice of the volume; turn it back to the {plane} plane, or choose another view."
+            ).format(view=view, plane=plane.name.lower())
+        )
     middle = geometry.position_of((np.array(geometry.dimensions) - 1) / 2)[0]
     # Where the view's plane passes the volume's middle: panning the view does not move it.
     shown_ras = middle + ((slice_to_ras[:3, 3] - middle) @ normal) * normal

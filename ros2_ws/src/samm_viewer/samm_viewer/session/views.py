@@ -16,7 +16,8 @@ from trame_slicer.views import (
     ViewLayoutDefinition,
 )
 
-SLICES = ("Red", "Green", "Yellow")
+_ORIENTATIONS = {"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}
+SLICES = tuple(_ORIENTATIONS)
 THREE_D = "ThreeD"
 _AXIAL = ViewLayoutDefinition.axial_view()
 _CORONAL = ViewLayoutDefinition.coronal_view()
@@ -65,10 +66,11 @@ class Views:
 
     def show(self, volume: slicer.vtkMRMLVolumeNode) -> None:
         """Show a volume whole, along its own planes."""
-        for _name, view in self.slice_views():
+        for name, view in self.slice_views():
             view.set_background_volume_id(volume.GetID())
             node = view.get_view_node()
-            node.SetOrientationToDefault()
+            # Each time: a picture, which has one slice, turns all views to its plane.
+            node.SetOrientation(_ORIENTATIONS[name])
             node.RotateToVolumePlane(volume)
         self.fit()
 
