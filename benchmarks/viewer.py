@@ -43,14 +43,15 @@ IDLE_S, QUICK_IDLE_S = 20.0, 3.0
 DRAGS, QUICK_DRAGS = 5, 1
 _URL = re.compile(r"The page is at (\S+)")
 _LISTENS = re.compile(r"IPP/2 listens on tcp://127.0.0.1:(\d+)")
-# Counts new pictures of the views, and masks.
-_COUNT = """() => {
+_GREEN = "document.getElementById('slider-Green').closest('.over').parentElement"
+# Counts new pictures of the view that is dragged in, and masks. The other views are drawn now and then.
+_COUNT = f"""() => {{
   const masks = window.trame.state.state.masks;
-  const seen = window.seen = {first: null, pictures: 0, masks: -masks, start: performance.now()};
-  for (const image of document.querySelectorAll('.grid img')) {
-    image.addEventListener('load', () => { seen.pictures++; seen.first ??= performance.now() - seen.start; });
-  }
-}"""
+  const seen = window.seen = {{first: null, pictures: 0, masks: -masks, start: performance.now()}};
+  for (const image of {_GREEN}.querySelectorAll('img')) {{
+    image.addEventListener('load', () => {{ seen.pictures++; seen.first ??= performance.now() - seen.start; }});
+  }}
+}}"""
 _COUNTED = """() => ({
   ...window.seen, masks: window.seen.masks + window.trame.state.state.masks,
   seconds: (performance.now() - window.seen.start) / 1000,
@@ -138,9 +139,7 @@ def _idle(pid: int, seconds: float) -> list[tuple[str, str, str]]:
 def _drags(page: Page, count: int) -> list[tuple[str, str, str]]:
     """A box drawn in the coronal view, 60 steps in two seconds."""
     page.click("#tool-box")
-    at: dict[str, float] = page.evaluate(
-        "() => document.getElementById('slider-Green').closest('.over').parentElement.getBoundingClientRect().toJSON()"
-    )
+    at: dict[str, float] = page.evaluate(f"() => {_GREEN}.getBoundingClientRect().toJSON()")
     counted: list[dict[str, Any]] = []
     for turn in range(count + 1):
         page.evaluate(_COUNT)

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -96,6 +98,11 @@ def drag(view: object, *path: tuple[float, float]) -> None:
 def pixel_of(view: object, point_ras: np.ndarray) -> np.ndarray:
     """Where a position is shown: x and y from the view's lower left."""
     return (np.linalg.inv(array_of(view.get_view_node().GetXYToRAS())) @ [*point_ras, 1.0])[:2]
+
+
+def point_at(view: object, x: float, y: float) -> np.ndarray:
+    """The position that is shown there: the inverse of pixel_of."""
+    return (array_of(view.get_view_node().GetXYToRAS()) @ [x, y, 0.0, 1.0])[:3]
 
 
 def colored(view: object) -> np.ndarray:
@@ -308,6 +315,87 @@ def test_each_mask_and_each_step_back_asks_the_views_to_draw(shown: object) -> N
             assert counting.asked
     finally:
         view.set_scheduled_render(NoScheduleRendering())
+
+
+def test_two_fingers_zoom_and_move_what_a_view_shows_and_fit_brings_it_back(shown: object) -> None:
+    view = shown.views.slice_view("Red")
+    middle, aside = (point_at(view, x, y) for x, y in ((WIDTH / 2, HEIGHT / 2), (WIDTH / 2 + 30, HEIGHT / 2)))
+    shown.views.pinch("Red", 2.0, 0.25, 0.1)
+    x, y = 0.75 * WIDTH, 0.4 * HEIGHT
+    assert pixel_of(view, middle) == pytest.approx((x, y), abs=1)
+    assert pixel_of(view, aside) == pytest.approx((x + 60, y), abs=1)
+    with pytest.raises(ValueError, match="fingers"):
+        shown.views.pinch("Red", float("nan"), 0, 0)
+    shown.views.fit()
+    assert pixel_of(view, aside) == pytest.approx((WIDTH / 2 + 30, HEIGHT / 2), abs=1)
+
+
+def views_that_count() -> tuple[SimpleNamespace, list[int]]:
+    """Two slices and 3-D, and how often each of them was to be drawn."""
+    from trame_slicer.views import AbstractView
+    from trame_slicer.views.render_scheduler import ScheduledRenderStrategy
+
+    counts = [0, 0, 0]
+
+    class Counting(ScheduledRenderStrategy):
+        def __init__(self, number: int) -> None:
+            super().__init__()
+            self.number = number
+
+        def schedule_render(self) -> None:
+            counts[self.number] += 1
+
+    views = [AbstractView(Counting(number)) for number in range(3)]
+    for view in views:
+        # The one it comes with would keep a drag for itself; Slicer's do not.
+        view.interactor().SetInteractorStyle(None)
+    return SimpleNamespace(all=lambda: views, three_d=views[2]), counts
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.usefixtures("viewer")
+def test_in_a_drag_the_other_slices_are_drawn_now_and_then_and_3d_at_its_end() -> None:
+    from samm_viewer.session.pace import Pace
+
+    views, counts = views_that_count()
+    dragged, *others = views.all()
+
+    async def act() -> None:
+        Pace(views)
+        event(dragged, "LeftButtonPressEvent", 10, 10)
+        for _mask in range(5):
+            for view in views.all():
+                view.schedule_render()
+        assert counts == [5, 0, 0]
+        await until(lambda: counts[1])
+        assert all(view.is_render_blocked for view in others)
+        assert counts[2] == 0
+        event(dragged, "LeftButtonReleaseEvent", 10, 10)
+        assert counts[2] == 1
+        assert not any(view.is_render_blocked for view in views.all())
+
+    asyncio.run(act())
+
+
+@pytest.mark.usefixtures("viewer")
+def test_a_drag_whose_end_is_lost_with_the_browser_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    from samm_viewer.session import pace
+
+    monkeypatch.setattr(pace, "_END_S", 0.0)
+    views, counts = views_that_count()
+
+    async def act() -> None:
+        pace.Pace(views)
+        event(views.all()[0], "LeftButtonPressEvent", 10, 10)
+        await until(lambda: counts[2])
+        assert not any(view.is_render_blocked for view in views.all())
+
+    asyncio.run(act())
 
 
 def test_another_volume_takes_the_place_of_all_that_was_there(shown: object) -> None:

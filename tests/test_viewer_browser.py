@@ -137,8 +137,53 @@ def test_another_browser_has_work_of_its_own_and_a_link_shares_it(
     assert page.state("segments") == []
     joined = ViewerPage(chrome, f"{url}&session={other.state('link')}")
     joined.wait("s.segments.length === 1 && s.segments[0].ml > 0")
+    fetched = []
+    joined.page.on("download", fetched.append)
+    other.page.click("#save")
+    with other.page.expect_download():
+        other.page.click("#save-nii-gz")
+    joined.wait("!s.busy")
+    assert not fetched, "a file is for the tab that asked"
     joined.close()
     other.close()
+
+
+def test_a_finger_marks_and_two_zoom_without_a_mark_on_a_screen_of_fine_pixels(
+    chrome: object, url: str
+) -> None:
+    page = ViewerPage(chrome, url, has_touch=True, device_scale_factor=3)
+    page.ready()
+    assert page.page.evaluate(
+        "[...document.querySelectorAll('.grid img')].every(i => i.naturalWidth <= 1.5 * i.clientWidth + 1)"
+    )
+    page.tool("positive")
+    at = page.rectangle("Red")
+    x, y, apart = at["x"] + 0.5 * at["width"], at["y"] + 0.5 * at["height"], 0.1 * at["width"]
+    before = page.bright("Red")
+    page.fingers("touchStart", (x - apart, y))
+    page.fingers("touchStart", (x - apart, y), (x + apart, y))
+    for step in range(1, 6):
+        page.fingers("touchMove", (x - apart * (1 + step / 5), y), (x + apart * (1 + step / 5), y))
+    page.fingers("touchEnd")
+    for _ in range(60):
+        if page.bright("Red") > 1.3 * before:
+            break
+        page.page.wait_for_timeout(250)
+    else:
+        raise AssertionError(f"{page.bright('Red')} pixels show the slice, {before} before the zoom")
+    assert page.colored("Red") == 0 and page.state("masks") == 0, "two fingers have left a mark"
+    page.press("f")
+    page.fingers("touchStart", (x, y))
+    page.fingers("touchEnd")
+    page.wait("s.masks > 0 && s.segments.length === 1 && s.segments[0].ml > 0")
+    page.press("z", "c")
+    page.tool("box")
+    page.fingers("touchStart", (x - apart, y - apart))
+    for step in range(1, 6):
+        page.fingers("touchMove", (x - apart + step * apart / 2, y - apart + step * apart / 2))
+    page.fingers("touchEnd")
+    page.wait("s.segments[s.segments.length - 1].ml > 0")
+    page.close()
 
 
 def test_an_oblique_volume_is_sent_or_opened_from_a_folder_and_segmented_along_its_planes(

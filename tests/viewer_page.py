@@ -75,11 +75,13 @@ def browser() -> Iterator[Browser]:
 class ViewerPage:
     """A page that is open. x and y of a view are fractions of its width and height, from its upper left."""
 
-    def __init__(self, browser: Browser, url: str) -> None:
-        """With cookies of its own, as another person's browser has."""
-        self._context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
+    def __init__(self, browser: Browser, url: str, **options: Any) -> None:
+        """With cookies of its own, as another person's browser has. options: of the browser's context."""
+        size = {"width": 1280, "height": 800}
+        self._context = browser.new_context(viewport=size, accept_downloads=True, **options)
         self._context.set_default_timeout(LIMIT_MS)
         self.page: BrowserPage = self._context.new_page()
+        self._touch = self._context.new_cdp_session(self.page)
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.goto(url)
@@ -139,6 +141,11 @@ class ViewerPage:
             self.page.mouse.move(*point, steps=steps)
         self.page.mouse.up()
 
+    def fingers(self, kind: str, *points: tuple[float, float]) -> None:
+        """kind: touchStart, touchMove or touchEnd. points: pixels of the page where fingers are then."""
+        places = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
+        self._touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
+
     def picture(self, view: str) -> np.ndarray:
         """(H, W, 3) int: what is seen of a view, without what lies over it at its edges."""
         at = self.rectangle(view)
@@ -150,6 +157,10 @@ class ViewerPage:
         """Pixels of a view that are not grey: masks and marks, for volumes are grey."""
         pixels = self.picture(view)
         return int((pixels.max(axis=2) - pixels.min(axis=2) > 24).sum())
+
+    def bright(self, view: str) -> int:
+        """Pixels of a view that show something."""
+        return int((self.picture(view).max(axis=2) > 60).sum())
 
     def wait_for_colored(self, view: str, least: int, most: int = 10**9) -> int:
         """Until so many pixels of a view are coloured, as pictures come."""

@@ -25,6 +25,7 @@ from aiohttp import web
 
 from samm_core.errors import LaunchError
 
+from .. import closed_pages
 from .access import Access
 from .folder import run_folder
 from .server import Front
@@ -72,7 +73,7 @@ async def _serve(args: argparse.Namespace, session: Sequence[str]) -> None:
         raise LaunchError(f"--max-sessions is {args.max_sessions}; give 1 or more.")
     tls = _tls(args.certificate, args.certificate_key)
     is_over = _end_of_service()
-    asyncio.get_running_loop().set_exception_handler(_report)
+    asyncio.get_running_loop().set_exception_handler(closed_pages.report)
     with run_folder() as folder, _listening_socket(args.address, args.port) as listening:
         port = listening.getsockname()[1]
         access = Access(args.address, args.host_name)
@@ -151,12 +152,6 @@ def _shown(address: str) -> str:
     if parsed.is_unspecified:
         return "127.0.0.1" if parsed.version == 4 else "[::1]"
     return f"[{parsed}]" if parsed.version == 6 else str(parsed)
-
-
-def _report(loop: asyncio.AbstractEventLoop, context: dict) -> None:
-    """Say what went wrong, unless it is that somebody closed a page."""
-    if not isinstance(context.get("exception"), ConnectionError):
-        loop.default_exception_handler(context)
 
 
 if __name__ == "__main__":

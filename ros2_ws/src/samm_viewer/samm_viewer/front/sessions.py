@@ -23,9 +23,17 @@ from .files import Uploads
 START_LIMIT_S = 60.0
 END_LIMIT_S = 15.0  # in which a session also saves its segmentation
 _MAX_LINE_BYTES = 1 << 20
-# Each thread that allocates gets an arena of glibc's of its own, up to 8 per core, and what is freed in one is not used by
-# another: sessions would grow. What the user has set counts more.
-_ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
+# What the user has set counts more.
+_ENVIRONMENT = {
+    # Each thread that allocates gets an arena of glibc's of its own, up to 8 per core, and what is freed in one is not used
+    # by another: sessions would grow.
+    "MALLOC_ARENA_MAX": "2",
+    # Larger pieces, such as volumes, go back to the system when they are freed; pictures are smaller.
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
+    # Threads that Mesa draws with beside the session's own, where no GPU does. The session waits for them in each picture,
+    # and on few cores they wait for the graph and the browser.
+    "LP_NUM_THREADS": str(max(0, min(len(os.sched_getaffinity(0)) // 2 - 1, 4))),
+}
 
 
 class Session:

@@ -50,18 +50,22 @@ def _serve(args: argparse.Namespace) -> None:
     from trame_slicer.core import SlicerApp
     from vtkmodules.vtkCommonCore import vtkLogger
 
-    from .page import Page, remote_views
+    from .. import closed_pages
+    from .page import Page, limit_pixels, remote_views
     from .viewer import Viewer
 
     vtkLogger.SetStderrVerbosity(vtkLogger.VERBOSITY_ERROR)
     # trame reads the command line by itself.
     sys.argv[1:] = ["--authKeyFile", args.secret_file]
     server = get_server("samm_viewer", client_type="vue3")
-    viewer = Viewer(SlicerApp(), remote_views(server))
+    factories = remote_views(server)
+    viewer = Viewer(SlicerApp(), factories)
+    limit_pixels(factories)
     page = Page(server, viewer, args.folder, args.root, args.id)
 
     def ready(**_options: object) -> None:
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(closed_pages.report)
         loop.add_reader(viewer.logic.fileno(), page.process_events)
         loop.add_reader(sys.stdin.fileno(), end_with_input)
         viewer.logic.connect(args.bridge, args.keys)

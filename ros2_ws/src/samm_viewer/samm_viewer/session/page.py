@@ -21,8 +21,7 @@ from SlicerIPPLib.state import BRIDGE_TEXTS
 from SlicerIPPLib.view import PLANES
 from trame_server import Server
 from trame_slicer.core import LayoutManager
-from trame_slicer.rca_view import RemoteSliceViewFactory, RemoteThreeDViewFactory
-from trame_slicer.views import IViewFactory
+from trame_slicer.rca_view import RemoteSliceViewFactory, RemoteThreeDViewFactory, RemoteViewFactory
 
 from samm_core.errors import SammError
 from samm_core.latency.events import Task
@@ -30,13 +29,20 @@ from samm_core.sources.volume import read_volume
 
 from . import widgets
 from .marking import Tool
+from .pace import Pace
 from .viewer import Viewer
 from .views import LAYOUTS, SLICES
 from .volumes import below_roots, listed
 
 _log = logging.getLogger(__name__)
-# Between two updates of the page's state.
-_UPDATE_S = 0.05
+# Of the view that the mouse is in. More would keep the graph waiting, which shares the cores, and masks with it.
+_PICTURES_PER_S = 25.0
+# Between two steps of the mouse: each picture shows a new one.
+_MOUSE_S = 0.025
+# Of a view, which is drawn without a GPU on most computers.
+_MAX_PIXELS = 1_200_000
+# Between two updates of the page's state, each of which the browser draws too.
+_UPDATE_S = 0.1
 # Between two counts of the segments' voxels.
 _COUNT_S = 0.3
 _LOG_LINES = 60
@@ -46,14 +52,26 @@ _TRACK, _EMBEDDED = "#ffffff30", "#4db8ffb0"
 PROPAGATE_SLICES = 200
 
 
-def remote_views(server: Server) -> Sequence[IViewFactory]:
+def remote_views(server: Server) -> Sequence[RemoteViewFactory]:
     """Factories of views whose pictures go to the browser."""
     # Views that the mouse is not in follow more slowly: each picture of one keeps a mask waiting.
-    options = {"target_fps": 30.0, "blur_fps": 4.0, "interactive_quality": 60}
+    options = {
+        "target_fps": _PICTURES_PER_S,
+        "blur_fps": 4.0,
+        "interactive_quality": 60,
+        "rca_event_throttle_s": _MOUSE_S,
+    }
     return [
         RemoteSliceViewFactory(server, populate_view_ui_f=widgets.slice_controls, **options),
         RemoteThreeDViewFactory(server, populate_view_ui_f=widgets.three_d_controls, **options),
     ]
+
+
+def limit_pixels(factories: Sequence[RemoteViewFactory]) -> None:
+    """Of the views that the factories have made: on a large screen, a view alone is drawn smaller than it is shown."""
+    for factory in factories:
+        for view in factory.get_views():
+            factory.get_factory_view(view.get_singleton_tag()).view_adapter.max_pixel_count = _MAX_PIXELS
 
 
 class Page:
@@ -105,6 +123,7 @@ class Page:
             }
         )
         widgets.build(server, self, layouts)
+        self._pace = Pace(viewer.views)
         self._observe()
 
     def process_events(self) -> None:
@@ -146,6 +165,10 @@ class Page:
 
     def zoom(self, view: str, factor: float) -> None:
         self._viewer.views.zoom(view, factor)
+
+    def pinch(self, view: str, factor: float, across: float, down: float) -> None:
+        """What two fingers have done: see Views.pinch."""
+        self._viewer.views.pinch(view, float(factor), float(across), float(down))
 
     def segment(self, segment_id: str, edit: str, value: Any = None) -> None:
         """edit: choose, show, rename, color or remove."""
@@ -200,8 +223,8 @@ class Page:
             self._reading = asyncio.ensure_future(self._read())
         self.refresh()
 
-    def save(self, suffix: str) -> None:
-        """Write the segmentation, for the browser to fetch. suffix: one of export.KINDS."""
+    def save(self, suffix: str, tab: str) -> None:
+        """Write the segmentation, for a tab to fetch. suffix: one of export.KINDS."""
         self._server.state.dialog = ""
         logic = self._viewer.logic
         if suffix not in KINDS or (why := logic.reasons()["export"]):
@@ -215,7 +238,7 @@ class Page:
         def done(why: str) -> None:
             self.tell(why)
             if not why:
-                widgets.download(self._server, path.name)
+                widgets.download(self._server, tab, path.name)
 
         logic.export(path, self._source, done)
         self.refresh()

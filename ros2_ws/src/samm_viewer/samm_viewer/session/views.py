@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import slicer
 from trame_slicer.core import SlicerApp
 from trame_slicer.views import (
+    AbstractView,
     Layout,
     LayoutDirection,
     SliceView,
@@ -60,6 +61,9 @@ class Views:
         for name in SLICES:
             yield name, self.slice_view(name)
 
+    def all(self) -> list[AbstractView]:
+        return [*(view for _name, view in self.slice_views()), self.three_d]
+
     def slice_node(self, name: str) -> slicer.vtkMRMLSliceNode | None:
         """As Slicer-IPP's logic asks for it."""
         return self.slice_view(name).get_view_node() if name in SLICES else None
@@ -79,7 +83,7 @@ class Views:
 
         All views are drawn one after the other, and a mask would wait for the last of them.
         """
-        for view in [*(view for _name, view in self.slice_views()), self.three_d]:
+        for view in self.all():
             view.render_window().AddObserver("StartEvent", lambda *_arguments: act())
 
     def fit(self) -> None:
@@ -90,3 +94,19 @@ class Views:
 
     def zoom(self, name: str, factor: float) -> None:
         (self.three_d if name == THREE_D else self.slice_view(name)).zoom(factor)
+
+    def pinch(self, name: str, factor: float, across: float, down: float) -> None:
+        """Zoom and move what a view shows; 3-D is zoomed only.
+
+        factor: by which it becomes larger, 0.1 to 10. across, down: how far it moves, as parts of the view's width and height.
+        Raises ValueError for what lies beyond.
+        """
+        if not (0.1 <= factor <= 10 and abs(across) <= 2 and abs(down) <= 2):
+            raise ValueError("no two fingers do that")
+        self.zoom(name, 1 - 1 / factor)
+        if name == THREE_D:
+            return
+        node = self.slice_view(name).get_view_node()
+        width, height, _depth = node.GetFieldOfView()
+        x, y, z = node.GetXYZOrigin()
+        node.SetXYZOrigin(x - across * width, y + down * height, z)

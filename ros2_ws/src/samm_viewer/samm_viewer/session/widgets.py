@@ -38,6 +38,7 @@ def build(server: Server, page: Page, layouts: LayoutManager) -> None:
         page.choose_window,
         page.show_slice,
         page.zoom,
+        page.pinch,
         page.segment,
         page.dialog,
         page.enter_folder,
@@ -63,18 +64,22 @@ def build(server: Server, page: Page, layouts: LayoutManager) -> None:
     server.controller.fetch_file = fetch.exec
 
 
-def download(server: Server, name: str) -> None:
-    """Have the browser fetch a file of the folder downloads/."""
-    server.controller.fetch_file(name)
+def download(server: Server, tab: str, name: str) -> None:
+    """Have a tab fetch a file of the folder downloads/."""
+    server.controller.fetch_file([tab, name])
 
 
 def slice_controls(server: Server, view_id: str, view: AbstractView) -> None:
     """A slice view's name, slider and buttons, over its picture."""
-    html.Div(_template("slice", VIEW=view_id), classes="over")
+    _over("slice", view_id)
 
 
 def three_d_controls(server: Server, view_id: str, view: AbstractView) -> None:
-    html.Div(_template("three_d", VIEW=view_id), classes="over")
+    _over("three_d", view_id)
+
+
+def _over(template: str, view_id: str) -> None:
+    html.Div(_template(template, VIEW=view_id), classes="over", raw_attrs=[f'data-view="{view_id}"'])
 
 
 def _template(name: str, **values: str) -> str:

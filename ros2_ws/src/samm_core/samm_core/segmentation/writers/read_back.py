@@ -8,7 +8,6 @@ import gzip
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from ...errors import MaskError
 from ...geometry import VolumeGeometry
@@ -30,6 +29,9 @@ _NIFTI_HEADER = np.dtype(
 
 def read_by_simpleitk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Voxels and (4, 4) IJK to RAS of a saved file, as SimpleITK reads them."""
+    # 77 MiB in memory, which a viewer that saves nothing does without.
+    import SimpleITK as sitk
+
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
