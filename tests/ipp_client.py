@@ -18,6 +18,7 @@ import zmq
 
 from samm_core import ipp
 from samm_core.mask_codec import decode_mask
+from samm_core.private import read_token
 from samm_core.sources.volume import Volume
 
 
@@ -93,7 +94,8 @@ class BlockingIppClient:
         return message
 
     def hello(self, timeout_s: float = 60.0) -> ipp.Message:
-        return self.ask("hello", timeout_s, version=ipp.VERSION, client=self.name, software="tests")
+        known = {"version": ipp.VERSION, "client": self.name, "software": "tests", "token": read_token()}
+        return self.ask("hello", timeout_s, **known)
 
     def describe(self, volume: Volume, **changes: Any) -> dict[str, Any]:
         """The fields of the `volume` message for a volume that a file was read to."""

@@ -10,8 +10,6 @@ import re
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -615,11 +613,6 @@ def test_whatever_fails_in_the_bridges_work_is_answered() -> None:
     assert why.startswith("The bridge failed at it (ValueError: ")
     assert answered(lambda: 7) == (7, "")
     worker.close()
-
-
-def test_http_on_the_samm_port_is_refused_at_once(lone_bridge: BridgeProcess) -> None:
-    with pytest.raises(urllib.error.HTTPError, match="503"):
-        urllib.request.urlopen(f"http://127.0.0.1:{lone_bridge.ports['SAMM']}/health", timeout=30)
 
 
 def test_keys_are_never_overwritten(keys: Path, capsys: pytest.CaptureFixture) -> None:

@@ -18,6 +18,7 @@ from samm_extension import SammExtension
 
 from samm_core import ipp
 from samm_core.mask_codec import encode_mask
+from samm_core.private import read_token
 
 ROUNDS, IN_FLIGHT = 10, 200
 PER_ROUND = 1_000
@@ -215,7 +216,8 @@ def test_twenty_thousand_hostile_messages_leave_a_bridge_that_serves(namespace: 
     pings = iter(range(10**6, 10**7))
     with BridgeProcess(namespace, tmp_path) as bridge:
         process = psutil.Process(bridge.process.pid)
-        hello = ipp.pack(ipp.FROM_SLICER, "hello", version=ipp.VERSION, client="attacker", software="")
+        known = {"version": ipp.VERSION, "client": "attacker", "software": "", "token": read_token()}
+        hello = ipp.pack(ipp.FROM_SLICER, "hello", **known)
         slicer = Attacker(bridge.ports["IPP/2"], ipp_seeds(), [])
         extension = Attacker(bridge.ports["SAMM"], samm_seeds(), [b""])
         sizes, threads = [], []

@@ -62,6 +62,7 @@ class FakeGraph:
 
     def __init__(self) -> None:
         self.volumes = {"u": loaded_volume("u")}
+        self.server = "a"
         self.model: ModelState | None = MODEL
         self.embedding: EmbeddingState | None = None
         self.weights: WeightsState | None = None
@@ -86,7 +87,12 @@ class FakeGraph:
         else:
             done(None, "There is no such model.")
 
-    def prompt(self, prompt: ClientPrompt, on_answer: Callable[[Answer], None]) -> int:
+    def prompt(
+        self,
+        prompt: ClientPrompt,
+        on_answer: Callable[[Answer], None],
+        picture: np.ndarray | None = None,
+    ) -> int:
         self.prompts[prompt.client_id] = on_answer
         return 1
 
@@ -186,8 +192,8 @@ class Door:
         self.server.handle(identity, ipp.pack(ipp.FROM_SLICER, kind, buffer, **fields))
         return [message for to, message in self.sent[before:] if to == identity]
 
-    def hello(self, identity: bytes, name: str) -> list[ipp.Message]:
-        return self.say(identity, "hello", id=1, version=ipp.VERSION, client=name, software="")
+    def hello(self, identity: bytes, name: str, **more: str) -> list[ipp.Message]:
+        return self.say(identity, "hello", id=1, version=ipp.VERSION, client=name, software="", **more)
 
 
 @pytest.fixture
@@ -247,6 +253,28 @@ def test_a_client_that_comes_back_goes_on_where_it_was(door: Door) -> None:
     (again,) = door.say(b"2", "prompt", number=7, stream=0, uid="u", **PROMPT)
     assert again == message
     assert not door.graph.prompts
+
+
+def test_a_client_hears_of_its_own_volume_unless_another_took_its_place(door: Door) -> None:
+    door.graph.volumes = {uid: loaded_volume(uid) for uid in ("newest", "u")}
+    # The bridge was restarted: only the client knows what it works on.
+    assert door.hello(b"1", "a", uid="u")[2]["uid"] == "u"
+    assert door.hello(b"2", "b", uid="unknown")[2]["uid"] == "", "it is to send it"
+    assert door.hello(b"3", "c")[2]["uid"] == "newest"
+
+    def told() -> list[str]:
+        before = len(door.sent)
+        door.server.on_volumes()
+        return [message["uid"] for identity, message in door.sent[before:] if identity == b"1"]
+
+    door.graph.volumes.pop("u")
+    assert told() == ["newest"]
+    door.graph.volumes["u"] = loaded_volume("u")
+    assert told() == ["u"]
+    # The server was restarted, and has one of two volumes back.
+    door.graph.volumes.pop("u")
+    door.graph.server = "b"
+    assert told() == [""]
 
 
 def test_a_client_that_is_silent_or_says_bye_is_forgotten(

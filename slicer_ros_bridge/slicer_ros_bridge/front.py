@@ -1,34 +1,59 @@
 # Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Stands before a ZeroMQ socket and answers what is HTTP at once: ZeroMQ itself would leave it without an answer.
+"""One port for both releases of the SAMM extension: 1.1 speaks ZeroMQ there, 1.2 HTTP.
 
-SAMM 1.2 looks for its server on the port of SAMM 1.1 by `GET /health`. It copes with an HTTP error; after a time-out it
-never asks again. Its thread passes bytes on and touches no state of the bridge.
+The first byte of a connection tells which. ZeroMQ's bytes are passed on to its socket. An HTTP connection is handed to
+aiohttp's server, in this thread and without another socket. The thread touches no state of the bridge.
+
+The published extension sends no token: who connects is served if its socket is this user's, which /proc tells.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
+import logging
+import os
 import socket
 import threading
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from samm_core.private import owner_of_connection
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 # What ZMTP 3 begins with, and no HTTP method does: https://rfc.zeromq.org/spec/23.
 _ZMTP = b"\xff"
 _CHUNK = 1 << 16
 _SILENT_S = 5.0
-_SENTENCE = "This port speaks the protocol of SAMM 1.1 over ZeroMQ, not HTTP; SAMM 1.2 is not served here."
+# From the first byte of an HTTP request to the end of its head; then between two requests of a connection.
+_HEAD_S = 10.0
+# What is left of a body that was refused is read for so long: a reset could overtake the reply.
+_LINGER_S = 1.0
+# Of HTTP, at a time: SAMM 1.2 makes one for each request, and waits for its reply.
+MAX_CONNECTIONS = 64
+_OF_ANOTHER_USER = (
+    "Another user's program was refused: this port serves the user who started the graph alone."
+)
+
+logger = logging.getLogger(__name__)
 
 
 class Front:
     """Listens on an address from its construction to close(); raises OSError when that is taken. port: 0: any."""
 
-    def __init__(self, address: str, port: int, behind_port: int) -> None:
-        """behind_port: of the ZeroMQ socket, on 127.0.0.1."""
-        self._behind_port = behind_port
+    def __init__(
+        self, address: str, port: int, behind: str, application: Callable[[], web.Application]
+    ) -> None:
+        """behind: path of the ZeroMQ socket, which this user alone can reach. application: makes what answers HTTP."""
+        self._behind, self._application = behind, application
         self._listener = socket.create_server((address, port))
         self.port: int = self._listener.getsockname()[1]
+        self._http: web.Server | None = None
+        self._has_refused = False
+        # Ends an HTTP connection whose first request's head does not come.
+        self._heads: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="front", daemon=True)
         self._thread.start()
@@ -39,10 +64,38 @@ class Front:
         self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
+        # It takes a third of a second of processor time: beside the bridge's start. Who connects meanwhile waits.
+        from aiohttp import web
+
         # gather() of no tasks looks for it.
         asyncio.set_event_loop(self._loop)
+
+        @web.middleware
+        async def head_came(
+            request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+        ) -> web.StreamResponse:
+            if timer := self._heads.pop(request.transport, None):
+                timer.cancel()
+            return await handler(request)
+
+        application = self._application()
+        application.middlewares.insert(0, head_came)
+        # aiohttp writes a traceback for each head that is none: a log that anybody could fill.
+        quiet = logging.getLogger(f"{__name__}.http")
+        quiet.setLevel(logging.CRITICAL + 1)
+        runner = web.AppRunner(
+            application,
+            access_log=None,
+            logger=quiet,
+            keepalive_timeout=_HEAD_S,
+            lingering_time=_LINGER_S,
+        )
         try:
-            self._loop.run_until_complete(asyncio.start_server(self._serve, sock=self._listener))
+            self._loop.run_until_complete(runner.setup())
+            self._http = runner.server
+            self._loop.run_until_complete(
+                self._loop.create_server(lambda: _Opening(self._protocol), sock=self._listener)
+            )
             self._loop.run_forever()
         finally:
             tasks = asyncio.all_tasks(self._loop)
@@ -52,51 +105,71 @@ class Front:
             self._listener.close()
             self._loop.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _protocol(self, first: bytes, transport: asyncio.Transport) -> asyncio.Protocol | None:
+        """What speaks the language of a connection that begins with `first`; None: it is not served."""
+        ends = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+        if owner_of_connection(*ends) != os.getuid():
+            if not self._has_refused:
+                self._has_refused = True
+                logger.warning(_OF_ANOTHER_USER)
+            return None
+        if first.startswith(_ZMTP):
+            return asyncio.StreamReaderProtocol(asyncio.StreamReader(), self._pass_on)
+        if len(self._http.connections) >= MAX_CONNECTIONS:
+            return None
+        self._heads[transport] = self._loop.call_later(_HEAD_S, self._no_head_came, transport)
+        return self._http()
+
+    def _no_head_came(self, transport: asyncio.Transport) -> None:
+        del self._heads[transport]
+        transport.abort()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            first = await asyncio.wait_for(reader.read(1), _SILENT_S)
-            if first == _ZMTP:
-                await self._pass_on(first, reader, writer)
-            elif first:
-                await _refuse(reader, writer)
-        except (OSError, asyncio.TimeoutError, asyncio.CancelledError):
+            behind_reader, behind_writer = await asyncio.open_unix_connection(self._behind)
+            try:
+                pumps = [
+                    asyncio.ensure_future(_pump(reader, behind_writer)),
+                    asyncio.ensure_future(_pump(behind_reader, writer)),
+                ]
+                # The side that hangs up first ends both.
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+                for pump in pumps:
+                    pump.cancel()
+                await asyncio.gather(*pumps, return_exceptions=True)
+            finally:
+                behind_writer.close()
+        except (OSError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
 
-    async def _pass_on(
-        self, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", self._behind_port)
-        try:
-            behind_writer.write(first)
-            pumps = [
-                asyncio.ensure_future(_pump(reader, behind_writer)),
-                asyncio.ensure_future(_pump(behind_reader, writer)),
-            ]
-            # The side that hangs up first ends both.
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-            for pump in pumps:
-                pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-        finally:
-            behind_writer.close()
+
+class _Opening(asyncio.Protocol):
+    """A connection of which nothing has come yet: its first bytes say which protocol takes it over."""
+
+    def __init__(self, protocol_of: Callable[[bytes, asyncio.Transport], asyncio.Protocol | None]) -> None:
+        self._protocol_of = protocol_of
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._silence = asyncio.get_running_loop().call_later(_SILENT_S, transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        self._silence.cancel()
+        protocol = self._protocol_of(data, self._transport)
+        if protocol is None:
+            self._transport.abort()
+            return
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
+        protocol.data_received(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._silence.cancel()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while data := await reader.read(_CHUNK):
         writer.write(data)
         await writer.drain()
-
-
-async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    body = json.dumps({"error": _SENTENCE}).encode()
-    head = (
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    )
-    # Read first: closing on unread bytes would reset the connection before the answer is read.
-    with contextlib.suppress(asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.TimeoutError):
-        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 1.0)
-    writer.write(head.encode() + body)
-    await writer.drain()

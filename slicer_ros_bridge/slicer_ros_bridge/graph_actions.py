@@ -204,11 +204,12 @@ class GraphListener:
 class GraphActions(Protocol):
     """The node graph as a door sees it: the newest that was heard.
 
-    volumes: all that the graph holds, by uid, the one that was loaded last first. model, embedding, weights: None before
-    the first.
+    volumes: all that the graph holds, by uid, the one that was loaded last first. server: which start of the server that
+    is; empty: none was heard of. model, embedding, weights: None before the first.
     """
 
     volumes: dict[str, LoadedVolume]
+    server: str
     model: ModelState | None
     embedding: EmbeddingState | None
     weights: WeightsState | None
@@ -230,8 +231,16 @@ class GraphActions(Protocol):
     def cancel_fetch(self, owner: str) -> None:
         """End the downloads that `owner` asked for early; each `done` is still to come."""
 
-    def prompt(self, prompt: ClientPrompt, on_answer: Callable[[Answer], None]) -> int:
+    def prompt(
+        self,
+        prompt: ClientPrompt,
+        on_answer: Callable[[Answer], None],
+        picture: np.ndarray | None = None,
+    ) -> int:
         """Ask for a mask, instead of any older prompt of the same client; the number of the cycle.
+
+        picture: (H, W) uint8, or (H, W, 3) uint8 RGB, of which prompt.image.source is the uid: it goes with the prompt
+        where the graph does not hold it.
 
         The prompt is sent again until it is answered. on_answer may come for older prompts of the client too, and a
         second time for one that APL_MSK refuses after its mask was sent.

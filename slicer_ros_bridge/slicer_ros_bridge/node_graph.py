@@ -3,7 +3,7 @@
 """The node graph's topics, services and action, as GraphActions: what speaks ROS for the doors.
 
 In:   received_masks, segmentation_status, volumes, model_info, embedding_status, weights, task_masks, task_events
-Out:  prompts (Prompt, newest), task_events (APL_MSK of Slicers)
+Out:  prompts (Prompt, newest), picture_prompts (PicturePrompt), task_events (APL_MSK of Slicers)
 Uses: load_volume, select_model, edit_segments, undo, redo, save_segmentation, embed_volume, segment_volume (volume_tasks.py),
 fetch_weights (weights.py)
 The live stream: live_stream.py
@@ -33,6 +33,7 @@ from samm_core.latency.events import TaskEvent, event_of
 from samm_core.sources.volume import LoadedVolume, Window
 from samm_ros import conversions, topics
 from samm_ros.support.goals import Goal
+from samm_ros.support.images import image_to_msg
 from samm_ros.support.publishing import NumberedPublisher, stamped
 
 from . import undo
@@ -69,19 +70,23 @@ class NodeGraph:
 
     def __init__(self, node: Node, post: Post) -> None:
         self.volumes: dict[str, LoadedVolume] = {}
+        self.server = ""
         self.model: ModelState | None = None
         self.embedding: EmbeddingState | None = None
         self.weights: WeightsState | None = None
         self._node, self._post = node, post
         self._listeners: list[GraphListener] = []
         self._pending = PendingPrompts(self._publish_prompt)
+        # By client, what its newest prompt is on, where that is a picture.
+        self._pictures: dict[str, np.ndarray] = {}
         self._cycles: dict[str, CycleProgress] = {}
         self._owners = undo.StepOwners()
         self._goal: Goal | None = None
-        # Which start of the server the volumes are of; empty: none was heard of.
-        self._server = ""
 
         self._prompts = node.create_publisher(msg.Prompt, topics.PROMPTS, topics.OF_ALL_CLIENTS)
+        self._picture_prompts = node.create_publisher(
+            msg.PicturePrompt, topics.PICTURE_PROMPTS, topics.PICTURES
+        )
         self._events = NumberedPublisher(
             node, msg.TaskEvent, topics.TASK_EVENTS, topics.EVENTS, conversions.event_to_msg
         )
@@ -125,11 +130,21 @@ class NodeGraph:
     def listen(self, listener: GraphListener) -> None:
         self._listeners.append(listener)
 
-    def prompt(self, prompt: ClientPrompt, on_answer: Callable[[Answer], None]) -> int:
+    def prompt(
+        self,
+        prompt: ClientPrompt,
+        on_answer: Callable[[Answer], None],
+        picture: np.ndarray | None = None,
+    ) -> int:
+        # put() sends it.
+        self._pictures.pop(prompt.client_id, None)
+        if picture is not None:
+            self._pictures[prompt.client_id] = picture
         return self._pending.put(prompt, on_answer)
 
     def forget(self, client_id: str) -> None:
         self._pending.forget(client_id)
+        self._pictures.pop(client_id, None)
 
     def tick(self) -> None:
         """Send again what got lost; call some times a second, on the doors' thread."""
@@ -241,7 +256,12 @@ class NodeGraph:
         self._events.publish(event)
 
     def _publish_prompt(self, prompt: ClientPrompt) -> None:
-        self._prompts.publish(stamped(self._node, conversions.prompt_to_msg(prompt)))
+        message = stamped(self._node, conversions.prompt_to_msg(prompt))
+        picture = self._pictures.get(prompt.client_id)
+        if picture is None or prompt.image.source in self.volumes:
+            self._prompts.publish(message)
+        else:
+            self._picture_prompts.publish(msg.PicturePrompt(picture=image_to_msg(picture), prompt=message))
 
     # What the graph says.
 
@@ -271,9 +291,9 @@ class NodeGraph:
         self._tasks.on_applied(ended_tasks)
 
     def _on_volumes(self, server: str, volumes: list[LoadedVolume]) -> None:
-        if self._server not in ("", server):
+        if self.server not in ("", server):
             self._tasks.server_restarted()
-        self._server = server
+        self.server = server
         self.volumes = {volume.uid: volume for volume in volumes}
         self._tasks.on_volumes(set(self.volumes))
         self._tell(lambda listener: listener.on_volumes())

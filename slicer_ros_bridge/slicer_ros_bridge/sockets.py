@@ -17,11 +17,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import zmq
 
 from . import curve
 from .front import Front
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 TICK_S = 0.1
 BIND_AGAIN_S = 1.0
@@ -38,7 +42,7 @@ class Endpoint:
     """A ROUTER. port: 0: any. max_bytes: of a frame; the sender of a longer one is hung up on.
 
     handle: gets the identity and the frames after it.
-    answers_http: a client that speaks HTTP there is told at once that ZeroMQ is spoken. For an address without keys.
+    http: makes what answers the clients that speak HTTP there; see front.py. For an address without keys.
     """
 
     name: str
@@ -47,7 +51,7 @@ class Endpoint:
     keys_folder: str
     max_bytes: int
     handle: Callable[[bytes, Sequence[bytes]], None]
-    answers_http: bool = False
+    http: Callable[[], web.Application] | None = None
 
 
 class SocketThread:
@@ -174,9 +178,11 @@ class SocketThread:
         host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
         router.ipv6 = ":" in endpoint.address
         try:
-            if endpoint.answers_http:
-                router.bind("tcp://127.0.0.1:*")
-                front = Front(endpoint.address, self._ports[endpoint.name], _port_of(router))
+            if endpoint.http:
+                # In a new folder that this user alone can enter: around the front there is no way.
+                router.bind("ipc://*")
+                behind = router.last_endpoint.rstrip(b"\0").decode().removeprefix("ipc://")
+                front = Front(endpoint.address, self._ports[endpoint.name], behind, endpoint.http)
                 self._fronts[endpoint.name], self._ports[endpoint.name] = front, front.port
             else:
                 router.bind(f"tcp://{host}:{self._ports[endpoint.name] or '*'}")

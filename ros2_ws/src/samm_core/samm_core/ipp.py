@@ -181,7 +181,16 @@ class MessageType:
 
 # Any message of Slicer's may carry an `id`; the reply to it carries the same number as `re`.
 FROM_SLICER: dict[str, MessageType] = {
-    "hello": MessageType({"version": _integer(0, 1000), "client": _name, "software": _line(MAX_NAME)}),
+    "hello": MessageType(
+        {
+            "version": _integer(0, 1000),
+            "client": _name,
+            "software": _line(MAX_NAME),
+            "token": _line(MAX_NAME),
+            "uid": _KEY,
+        },
+        frozenset({"token", "uid"}),
+    ),
     "ping": MessageType(
         {"sent_ns": _NS, "bridge_ns": _NS, "received_ns": _NS}, frozenset({"bridge_ns", "received_ns"})
     ),

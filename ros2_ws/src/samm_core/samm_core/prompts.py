@@ -252,12 +252,32 @@ def lasso_prompt(polygon_xy: ArrayLike, shape: tuple[int, int]) -> PixelPrompt:
     polygon = _checked_line(polygon_xy, 3, "lasso")
     corners = np.rint(polygon).astype(np.int32)
     inside = cv2.fillPoly(np.zeros(shape, np.uint8), [corners], 1)
-    ys, xs = np.nonzero(inside)
-    if not len(xs):
+    if not inside.any():
         raise PromptError("The lasso encloses nothing of the slice; draw it around the structure.")
+    return _marks_around(inside, cv2.convexHull(corners))
+
+
+def mask_prompt(mask: np.ndarray) -> PixelPrompt:
+    """A mask, (H, W) bool, as the marks of a lasso around it: what a model gets that takes no masks.
+
+    Raises PromptError for an empty one.
+    """
+    import cv2
+
+    inside = np.asarray(mask, bool).astype(np.uint8)
+    if not inside.any():
+        raise PromptError("The mask is empty; paint the structure, or mark it by a point or a box.")
+    return _marks_around(inside, cv2.convexHull(cv2.findNonZero(inside)))
+
+
+def _marks_around(inside: np.ndarray, hull_xy: np.ndarray) -> PixelPrompt:
+    """inside: (H, W) uint8, 1 in the structure. hull_xy: the corners of what is convex around it, as OpenCV has them."""
+    import cv2
+
+    ys, xs = np.nonzero(inside)
     low, high = np.array([xs.min(), ys.min()]) - 0.5, np.array([xs.max(), ys.max()]) + 0.5
-    hull = cv2.fillConvexPoly(np.zeros(shape, np.uint8), cv2.convexHull(corners), 1)
-    boxed, bays = np.s_[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1], np.zeros(shape, np.uint8)
+    hull = cv2.fillConvexPoly(np.zeros(inside.shape, np.uint8), hull_xy, 1)
+    boxed, bays = np.s_[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1], np.zeros(inside.shape, np.uint8)
     bays[boxed] = hull[boxed] & (1 - inside[boxed])
     positive = _deepest(inside, _LASSO_POINTS, 0.0)
     negative = _deepest(bays, _BAY_POINTS, max(_BAY_PIXELS, _BAY_DEPTH * (high - low).min()))

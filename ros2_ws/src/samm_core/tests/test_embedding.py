@@ -8,6 +8,8 @@ import hashlib
 import os
 import resource
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from samm_core.embedding import cache
-from samm_core.embedding.cache import EmbeddingCache, EmbeddingKey, EmbeddingStore, scope_of
+from samm_core.embedding.cache import EmbeddingCache, EmbeddingKey, EmbeddingStore, RecentEmbeddings, scope_of
 from samm_core.embedding.engine import EmbeddingEngine
 from samm_core.embedding.schedule import SweepOrder
 from samm_core.errors import CacheError, NotReadyError, PromptError
@@ -303,6 +305,58 @@ def test_what_a_killed_writer_left_is_removed_and_what_is_being_written_is_not(t
     os.utime(old, (0, 0))
     EmbeddingStore(tmp_path)
     assert list(old.parent.iterdir()) == [new]
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_of_what_was_asked_for_the_newest_outlive_their_process(
+    tmp_path: Path, lite_medsam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_REST_S", 0.0)
+    folder = tmp_path / "recent"
+    recent = RecentEmbeddings(folder, count=2)
+
+    def kept() -> set[int]:
+        # By whoever is started next.
+        return {i for i in range(4) if RecentEmbeddings(folder).load(key(i), lite_medsam)}
+
+    for index in (0, 1, 0, 2):  # 1 was asked for before 0
+        recent.note(key(index), embedding(index))
+    wait_until(lambda: kept() == {0, 2})
+    assert folder.stat().st_mode & 0o777 == 0o700
+    again = RecentEmbeddings(folder, count=2)
+    assert np.array_equal(again.load(key(2), lite_medsam).features, embedding(2).features)
+    again.note(key(3), embedding(3))
+    wait_until(lambda: 3 in kept() and len(kept()) == 2)
+    (path,) = folder.rglob("axial_00003*")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert again.load(key(3), lite_medsam) is None, "a damaged one is embedded again"
+
+
+def test_an_engine_that_is_started_again_embeds_nothing_that_was_asked_for_last(
+    tmp_path: Path, lite_medsam, mni: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(index: int) -> np.ndarray:
+        engine = EmbeddingEngine(EmbeddingCache(2**30), recent=RecentEmbeddings(tmp_path / "recent"))
+        engine.set_model(lite_medsam)
+        engine.load(mni)
+        try:
+            image = ImageId(mni.uid, SliceKey(Plane.AXIAL, index))
+            return engine.request(image).result(timeout=120).embedding.features
+        finally:
+            engine.close()
+
+    first = asked(7)
+    wait_until(lambda: any(tmp_path.rglob("axial_00007.safetensors")))
+    monkeypatch.setattr(
+        lite_medsam, "encode", lambda images, ahead=False: [] if not images else pytest.fail()
+    )
+    assert np.array_equal(asked(7), first)
 
 
 def test_the_scope_changes_with_volume_window_and_model() -> None:

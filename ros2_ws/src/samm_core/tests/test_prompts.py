@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 from samm_core.errors import PromptError
 from samm_core.geometry import Plane
 from samm_core.models.base import SegmentationModel
-from samm_core.prompts import PixelPrompt, Prompt, lasso_prompt, prompt_on, scribble_prompt
+from samm_core.prompts import PixelPrompt, Prompt, lasso_prompt, mask_prompt, prompt_on, scribble_prompt
 from samm_core.sources.volume import read_here
 
 SHARED_DATA = Path(os.environ.get("SAMM_TEST_DATA", Path(__file__).parents[4] / "../shared/data"))
@@ -94,6 +94,18 @@ def test_the_bay_of_a_concave_lasso_is_marked_as_none() -> None:
     np.testing.assert_allclose(prompt.box_xyxy, [39.5, 19.5, 100.5, 100.5])
 
 
+def test_a_mask_is_marked_as_by_a_lasso_around_it() -> None:
+    mask = np.zeros(SHAPE, bool)
+    mask[20:101, 40:101] = True
+    mask[41:80, 61:101] = False
+    prompt = mask_prompt(mask)
+    assert all(
+        mask[int(y), int(x)] == label for (x, y), label in zip(prompt.points_xy, prompt.labels, strict=True)
+    )
+    assert set(prompt.labels.tolist()) == {0, 1}
+    np.testing.assert_allclose(prompt.box_xyxy, [39.5, 19.5, 100.5, 100.5])
+
+
 @given(lines(3))
 def test_a_lasso_is_refused_or_a_prompt_on_the_slice(polygon: np.ndarray) -> None:
     try:
@@ -119,6 +131,7 @@ def test_a_lasso_is_refused_or_a_prompt_on_the_slice(polygon: np.ndarray) -> Non
         (lambda: lasso_prompt([(0, 0), (5, 5)], SHAPE), "give 3 or more rows"),
         (lambda: lasso_prompt([(0, 0), (5, 5), (np.inf, 0)], SHAPE), "not finite"),
         (lambda: lasso_prompt([(500, 500), (600, 500), (600, 600)], SHAPE), "encloses nothing"),
+        (lambda: mask_prompt(np.zeros(SHAPE)), "mask is empty"),
         (lambda: Prompt(Plane.AXIAL, 0, False, np.zeros((1, 3)), [1], choice=-1), "no choice -1"),
         (lambda: PixelPrompt([[0, 0]], [1], choice=256), "no choice 256"),
     ],

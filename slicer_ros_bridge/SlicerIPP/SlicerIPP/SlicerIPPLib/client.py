@@ -32,7 +32,7 @@ from .client_events import (
 )
 from .frames import decode_image
 from .i18n import tr as _
-from .keys import read_keys, use_keys
+from .keys import read_keys, token_for, use_keys
 from .mailbox import Mailbox
 from .upload import Upload
 
@@ -64,10 +64,14 @@ class IppClient:
         # By stream: number and frames of the newest prompt.
         self._unanswered: dict[int, tuple[int, list[bytes]]] = {}
         self._upload: Upload | None = None
+        # Of the volume that was loaded last: a bridge that was restarted is told.
+        self._volume_uid = ""
         self._folder: str | None = None
         self._pong: tuple[int, int] | None = None
         self._is_welcome = False
         self._closed = False
+        # Why there is no welcome: told once, though hello is said again and again.
+        self._refusal = ""
         self._thread = threading.Thread(target=self._run, name="Slicer-IPP", daemon=True)
         self._thread.start()
 
@@ -210,6 +214,8 @@ class IppClient:
             piece = self._upload and self._upload.piece(message["key"], message["offset"])
             if piece:
                 self._send(piece)
+        elif message.type == "error" and not self._is_welcome:
+            self._unwelcome(message["message"])
         elif message.type in ("mask", "refused"):
             self._prompt_answered(message)
         elif message.type == "volume_mask":
@@ -240,6 +246,7 @@ class IppClient:
                 self._send(upload.describe(self._folder))
                 return
             self._upload = None
+            self._volume_uid = message.get("uid", self._volume_uid)
         on_reply = self._replies.pop(request, None)
         if on_reply:
             self._put(ReplyReceived(on_reply, message))
@@ -249,7 +256,7 @@ class IppClient:
     def _welcomed(self, message: ipp.Message) -> None:
         if self._is_welcome:
             return
-        self._is_welcome = True
+        self._is_welcome, self._refusal = True, ""
         self._folder = message["folder"]
         self._put(MessageReceived(message))
         self._put(StateChanged(BridgeState.CONNECTED))
@@ -272,7 +279,20 @@ class IppClient:
 
     def _send_hello(self) -> None:
         hello = {"version": ipp.VERSION, "client": self._name, "software": "Slicer-IPP 0.1.0"}
+        if self._volume_uid:
+            hello["uid"] = self._volume_uid
+        if self._keys is None:
+            try:
+                hello["token"] = token_for(self._address)
+            except ValueError as error:
+                self._unwelcome(str(error))
+                return
         self._send(ipp.pack(ipp.FROM_SLICER, "hello", **hello))
+
+    def _unwelcome(self, why: str) -> None:
+        if why != self._refusal:
+            self._refusal = why
+            self._put(ProblemFound(why))
 
     def _send_ping(self) -> None:
         echo = {} if self._pong is None else {"bridge_ns": self._pong[0], "received_ns": self._pong[1]}

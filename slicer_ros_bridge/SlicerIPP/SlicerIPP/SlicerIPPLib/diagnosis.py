@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from samm_core import ipp
 
 from .i18n import tr as _
-from .keys import Keys, read_keys, use_keys
+from .keys import Keys, read_keys, token_for, use_keys
 
 if TYPE_CHECKING:
     import zmq
@@ -51,6 +51,7 @@ def _try(address: str, keys: Keys | None) -> str:
             "version": ipp.VERSION,
             "client": f"test-{os.getpid()}-{time.monotonic_ns()}",
             "software": "Slicer-IPP",
+            "token": "" if keys else token_for(address),
         }
         dealer.send_multipart(ipp.pack(ipp.FROM_SLICER, "hello", **hello))
         answer, seen = _wait_for_answer(dealer, monitor)

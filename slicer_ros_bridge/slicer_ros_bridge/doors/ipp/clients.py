@@ -74,7 +74,8 @@ class SlicerClient(Recipient):
 
     heard_at: time.monotonic(). numbers, answers: by stream, the newest prompt's number and the frames of its answer.
     images: by stream and cycle, what was prompted on there. volume_uid, window: of the volume that it loaded last, and
-    how it looks at it; empty and None before. told_volume: what its last message `volume` said.
+    how it looks at it; empty and None before. volume_server: the start of the server that held that volume last.
+    told_volume: what its last message `volume` said.
     wants_weights: it asked for the list of weights, and is told when that changes.
     """
 
@@ -86,6 +87,7 @@ class SlicerClient(Recipient):
     images: OrderedDict[tuple[int, int], ImageId] = field(default_factory=OrderedDict)
     volume_uid: str = ""
     window: Window | None = None
+    volume_server: str = ""
     told_volume: dict[str, Any] = field(default_factory=dict)
     wants_weights: bool = False
     upload: Upload | None = None

@@ -15,7 +15,7 @@ Which thread calls what:
   exception: `chunk` appends its at most 4 MiB on the doors' thread.
 - The stream's worker reads the images of a live stream and writes them for the wire. While somebody watches the stream,
   each of its subscriptions has a thread too (live_stream.py), which posts what has come whole.
-- Two threads of the sockets' own touch nothing here: the one that answers HTTP (front.py) and, with keys, pyzmq's that
+- Two threads of the sockets' own touch nothing here: the one that reads and writes HTTP (front.py) and, with keys, pyzmq's that
   looks for allowed clients (curve.py).
 
 To post is to append to a deque and to wake the doors' thread; it never waits. There are two locks. ServiceCalls' is for
@@ -27,6 +27,7 @@ Knows neither ROS nor sockets.
 
 from __future__ import annotations
 
+import hmac
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -58,6 +59,10 @@ from .task_messages import TaskMessages
 from .volume_messages import VolumeMessages
 
 SOFTWARE = "samm_ros 0.1.0"
+NO_TOKEN = (
+    "Without keys the bridge serves the user who started it, on the same computer, alone: connect as that user with the "
+    "Slicer-IPP of the same release, or make keys with ./samm keys FOLDER."
+)
 
 Handler = Callable[[SlicerClient, ipp.Message], None]
 
@@ -67,7 +72,7 @@ logger = logging.getLogger(__name__)
 class IppServer(GraphListener):
     """Serves any number of Slicers; all calls on the doors' thread.
 
-    save_folder: where `save` writes to. stream_worker: of the live stream's images alone. send: takes an identity and the frames for it. problem: gets the sentence of
+    token: what a client must show; empty: nothing, its keys have shown who it is. save_folder: where `save` writes to. stream_worker: of the live stream's images alone. send: takes an identity and the frames for it. problem: gets the sentence of
     each error that a client is told.
     """
 
@@ -80,8 +85,9 @@ class IppServer(GraphListener):
         stream_worker: Worker,
         send: Send,
         problem: Callable[[str], None],
+        token: str = "",
     ) -> None:
-        self._graph, self._store = graph, store
+        self._graph, self._store, self._token = graph, store, token
         self._clients = SlicerClients(send, problem, self._on_left)
         self._volumes = VolumeMessages(graph, store, worker)
         self._prompts = PromptMessages(graph, self._clients)
@@ -155,7 +161,11 @@ class IppServer(GraphListener):
             raise ipp.ProtocolError(
                 f"This bridge speaks IPP/{ipp.VERSION}, not IPP/{message['version']}; install the Slicer-IPP of the same release."
             )
+        if not hmac.compare_digest(message.get("token", "").encode(), self._token.encode()) and self._token:
+            raise ipp.ProtocolError(NO_TOKEN)
         client = self._clients.hello(identity, message["client"])
+        if message.get("uid"):
+            client.work_on(message["uid"])
         # It says hello again because it lost the connection, and with it its task and the stream.
         self._tasks.end_for(client)
         self._stream.end_for(client)

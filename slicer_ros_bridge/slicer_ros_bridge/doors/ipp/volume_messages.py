@@ -165,9 +165,13 @@ class VolumeMessages:
     def _fields_for(self, client: SlicerClient) -> dict[str, Any]:
         volumes = self._graph.volumes
         volume = volumes.get(client.volume_uid)
-        if volume and client.window:
-            return self.fields(replace(volume, window=client.window))
-        return self.fields(volume or next(iter(volumes.values()), None))
+        if volume:
+            client.volume_server = self._graph.server
+            return self.fields(replace(volume, window=client.window) if client.window else volume)
+        if client.volume_uid and client.volume_server != self._graph.server:
+            # Nobody took its place: the server was restarted, and the client is to send it again.
+            return self.fields(None)
+        return self.fields(next(iter(volumes.values()), None))
 
     def fields(self, volume: LoadedVolume | None) -> dict[str, Any]:
         """Of the bridge's message `volume`; its uid is empty for None."""

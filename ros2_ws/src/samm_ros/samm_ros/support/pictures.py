@@ -20,6 +20,7 @@ from sensor_msgs.msg import Image
 
 from samm_core.sources.picture import picture_volume
 from samm_core.sources.volume import LoadedVolume, Volume
+from samm_core.sources.window import Window
 
 from .. import topics
 from .images import array_from_image
@@ -87,20 +88,31 @@ class PictureLoader:
     def __init__(self, node: Node, pictures: Pictures, on_problem: Callable[[str], None]) -> None:
         self._pictures, self._on_problem = pictures, on_problem
         self._held: set[str] = set()
-        # By uid, when it was requested last, monotonic; 0.0: it was not.
+        # By uid, when it was requested last, monotonic; 0.0: it was not. And in which window.
         self._wanted: dict[str, float] = {}
+        self._windows: dict[str, Window | None] = {}
         self._client = node.create_client(LoadPicture, topics.LOAD_PICTURE)
 
-    def want(self, uid: str) -> None:
-        """Load a picture that is kept, unless the server holds it."""
+    def want(self, uid: str, window: Window | None) -> None:
+        """Load a picture that is kept, unless the server holds it. window: None: chosen from the pixels.
+
+        In the window that its prompt has, what the server embeds ahead is what is prompted on.
+        """
         if uid not in self._held:
             self._wanted.setdefault(uid, 0.0)
+            self._windows[uid] = window
             self.tick()
 
     def held(self, uids: Collection[str]) -> None:
         """The server holds these volumes, and no others."""
         self._held = set(uids)
         self._wanted = {uid: at for uid, at in self._wanted.items() if uid not in self._held}
+        self._windows = {uid: window for uid, window in self._windows.items() if uid in self._wanted}
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether `tick` has anything to request, now or later."""
+        return bool(self._wanted)
 
     def tick(self) -> None:
         """Request what is wanted, as soon as there is a server."""
@@ -113,7 +125,10 @@ class PictureLoader:
                 del self._wanted[uid]
             elif not requested_at or now - requested_at >= _REQUEST_AGAIN_S:
                 self._wanted[uid] = now
-                future = self._client.call_async(LoadPicture.Request(picture=image))
+                request = LoadPicture.Request(picture=image)
+                if window := self._windows.get(uid):
+                    request.window_lower, request.window_upper = window.lower, window.upper
+                future = self._client.call_async(request)
                 future.add_done_callback(lambda future, uid=uid: self._on_answer(uid, future))
 
     def _on_answer(self, uid: str, future: Future) -> None:
