@@ -18,6 +18,7 @@ from samm_ros.supervision.processes import (
     NodeProcess,
     Values,
     config_file,
+    enclave,
     environment,
     processes,
     read_arguments,
@@ -35,7 +36,7 @@ def generate_launch_description() -> LaunchDescription:
 
 def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     values = read_arguments({a.name: context.launch_configurations[a.name] for a in ARGUMENTS})
-    variables = environment(bool(values["network"]))
+    variables = environment(bool(values["network"]), str(values["security"]))
     return [
         *(SetEnvironmentVariable(name, value) for name, value in variables.items()),
         *(_node(process, values) for process in processes(values)),
@@ -55,6 +56,7 @@ def _node(process: NodeProcess, values: Values) -> Node:
         namespace=values["namespace"],
         remappings=list(remappings(values).items()),
         parameters=[str(config_file(process.parameter_file)), parameters],
+        ros_arguments=enclave(process, values),
         respawn=values["respawn"],
         respawn_delay=RESPAWN_DELAY_S,
     )

@@ -51,6 +51,10 @@ class OutputError(SammError):
     """A file or folder that cannot be written."""
 
 
+class PathError(SammError):
+    """A path in a message that is no path, or lies in none of the folders that the graph may use."""
+
+
 class LaunchError(SammError):
     """A launch file, launch argument or process that cannot be started."""
 

@@ -4,6 +4,10 @@
 
 import sys
 
+from samm_core.private import keep_files_private
+
 from . import main
 
+# All that a verb and what it starts write: recordings, logs, results.
+keep_files_private()
 sys.exit(main())

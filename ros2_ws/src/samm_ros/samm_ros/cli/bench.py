@@ -62,18 +62,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="fewer repetitions: to see that it works, not for figures"
     )
-    _module(_DEFAULT).add_arguments(parser)
+    benchmark(_DEFAULT).add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """The benchmark's own status."""
     for name in _JUDGES:
         if getattr(args, name) is not None:
-            return _module(name).main(args)
-    return _module(args.benchmark).main(args)
+            return benchmark(name).main(args)
+    return benchmark(args.benchmark).main(args)
 
 
-def _module(name: str) -> ModuleType:
+def benchmark(name: str) -> ModuleType:
     root = os.environ.get("SAMM_ROOT", "")
     if root and root not in sys.path:
         sys.path.append(root)

@@ -50,6 +50,7 @@ def main(args: argparse.Namespace) -> int:
 
     from samm_core.latency.bag import BagWriter
 
+    from ..support import shared_memory
     from ..tools.recorder import Recorder
     from ..tools.replayer import Replayer, read_script
     from . import noted_signals
@@ -60,6 +61,7 @@ def main(args: argparse.Namespace) -> int:
     with BagWriter(output) as writer:
         rclpy.init(args=[], signal_handler_options=rclpy.SignalHandlerOptions.NO)
         nodes = Recorder(writer, namespace=args.namespace or None), Replayer(namespace=args.namespace or None)
+        shared_memory.keep_private()
         executor = SingleThreadedExecutor()
         for node in nodes:
             executor.add_node(node)

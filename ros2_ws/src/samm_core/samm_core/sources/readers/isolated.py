@@ -55,6 +55,13 @@ def start_ahead() -> None:
                 _ready = _start("ahead")
 
 
+def start_after_read() -> None:
+    """As start_ahead, but from a while after the next read on: for programs that begin with one."""
+    global _keeps_one_ready
+    with _lock:
+        _keeps_one_ready = True
+
+
 def _start_again() -> None:
     if _keeps_one_ready:
         start_ahead()
