@@ -1,3 +1,10 @@
 # Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """Benchmarks, one file each, with main(args): `samm bench` runs them."""
+
+import os
+import sys
+import tempfile
+
+# Their graphs load volumes of packages and of temporary folders, and what a user names.
+os.environ.setdefault("SAMM_ROOTS", os.pathsep.join([sys.prefix, tempfile.gettempdir(), os.getcwd()]))

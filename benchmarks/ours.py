@@ -4,19 +4,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import signal
 import tempfile
 import threading
 import time
 import uuid
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import rclpy
 from geometry_msgs.msg import Point
 from rclpy.node import Node
+from rclpy.serialization import serialize_message
 from samm_msgs import msg
 
 from samm_core.cycle.request import CycleCounter
@@ -66,8 +70,8 @@ class Pointer:
         self._node.destroy_node()
         rclpy.try_shutdown(context=self._context)
 
-    def send(self, spot: Spot, client_id: str) -> msg.Prompt:
-        """Publish a prompt as a cycle of its own."""
+    def prompt(self, spot: Spot, client_id: str) -> msg.Prompt:
+        """A prompt as a cycle of its own."""
         message = msg.Prompt(client_id=client_id, segment=client_id, cycle=self._counter.next())
         message.image.plane, message.image.index = int(Plane.AXIAL), spot.index
         message.coordinates = msg.Prompt.PIXEL
@@ -77,9 +81,22 @@ class Pointer:
         else:
             message.points = [Point(x=x, y=y) for x, y in spot.points.tolist()]
             message.labels = array("B", [1] * len(spot.points))
-        self.sent_ns[message.cycle] = time.monotonic_ns()
-        self._prompts.publish(message)
         return message
+
+    def send(self, spot: Spot, client_id: str) -> msg.Prompt:
+        """Publish a prompt as a cycle of its own."""
+        message = self.prompt(spot, client_id)
+        self.publish(message.cycle, message)
+        return message
+
+    def publish(self, cycle: int, message: msg.Prompt | bytes) -> None:
+        """Publish the prompt of a cycle, as it is or serialised."""
+        self.sent_ns[cycle] = time.monotonic_ns()
+        self._prompts.publish(message)
+
+    def again(self, message: msg.Prompt) -> None:
+        """Publish a prompt that may have been lost: as the same cycle it is the same prompt."""
+        self._prompts.publish(message)
 
     def send_and_wait(self, spot: Spot, client_id: str, applied: bool = True) -> int:
         """Publish a prompt and wait until its mask is applied, or else received; its cycle."""
@@ -90,9 +107,18 @@ class Pointer:
             while not self._changed.wait_for(lambda: message.cycle in seen, RESEND_S):
                 if time.monotonic() > deadline:
                     raise LaunchError(f"There was no mask within {ANSWER_S:g} s; see the logs of the nodes.")
-                # Best effort: the same cycle again is the same prompt.
-                self._prompts.publish(message)
+                self.again(message)
         return message.cycle
+
+    @contextlib.contextmanager
+    def statuses(self, callback: Callable[[msg.SegmentationStatus], None]) -> Iterator[None]:
+        """Calls `callback` with what APL_MSK tells meanwhile."""
+        kind, topic = msg.SegmentationStatus, topics.SEGMENTATION_STATUS
+        subscription = DirectSubscription(self._node, kind, topic, callback, topics.LATCHED)
+        try:
+            yield
+        finally:
+            subscription.destroy()
 
     def cycles(self) -> dict[int, Cycle]:
         """The cycles of this pointer that are whole, by number."""
@@ -210,15 +236,40 @@ class Ours(Design):
         for name in names:
             pointer.send_and_wait(spot, name)
         first = max(pointer.sent_ns)
-        before, started = self.processor_s(), time.perf_counter()
         moves = int(seconds * MOUSE_HZ) * clients
-        for move in range(moves):
-            # The pointers' moves are spread over the interval, as those of people are.
-            at = move / MOUSE_HZ / clients
+        # The pointers' moves are spread over the interval, as those of people are.
+        times = [move / MOUSE_HZ / clients for move in range(moves)]
+        # Made before: as many hands as clients make theirs on computers of their own.
+        prompts = [
+            pointer.prompt(spot.moved(at), name)
+            for at, name in zip(times, itertools.cycle(names), strict=False)
+        ]
+        serialised = [(prompt.cycle, serialize_message(prompt)) for prompt in prompts]
+        before, started = self.processor_s(), time.perf_counter()
+        for at, (cycle, data) in zip(times, serialised, strict=True):
             time.sleep(max(0.0, started + at - time.perf_counter()))
-            pointer.send(spot.moved(at), names[move % clients])
+            pointer.publish(cycle, data)
         taken = time.perf_counter() - started
         cores = (self.processor_s() - before) / taken
         cycles = [cycle for number, cycle in pointer.cycles().items() if number > first]
         by_client = [sum(cycle.client_id == name for cycle in cycles) for name in names]
         return Drag(taken, moves, pointer.timed(cycles), by_client, cores)
+
+    def stale_after(self, spot: Spot, number: signal.Signals) -> float:
+        """Seconds from a signal that stops or ends the server, while a pointer moves, to what is shown being told stale."""
+        stale: list[bool] = []
+        at = 0.0
+        with self._pointer.statuses(lambda status: stale.append(status.stale)):
+            deadline = time.monotonic() + ANSWER_S
+            while time.monotonic() < deadline:
+                self._pointer.send(spot.moved(time.monotonic()), "pointer")
+                time.sleep(1 / MOUSE_HZ)
+                if at and stale[-1]:
+                    taken = time.monotonic() - at
+                    if number == signal.SIGSTOP:
+                        self.supervisor.kill("samm_server", signal.SIGCONT)
+                    return taken
+                if not at and len(stale) > 20 and not stale[-1]:
+                    self.supervisor.kill("samm_server", number)
+                    at = time.monotonic()
+        raise LaunchError(f"Within {ANSWER_S:g} s nobody said that what is shown is stale.")

@@ -49,12 +49,15 @@ SIZE = 420
 
 def main() -> None:
     """Overwrites the pictures in docs/images."""
+    from samm_core.sources.roots import Roots
+    from samm_core.sources.sample import mni_volume
     from samm_ros.supervision.processes import environment
     from samm_ros.supervision.supervisor import launch
 
     os.environ.update(environment())
     with tempfile.TemporaryDirectory() as folder:
         arguments = {"namespace": NAMESPACE, "sweep": "false", "bridge": "false"}
+        arguments["roots"] = Roots.of("", [mni_volume(), folder]).text
         with launch(arguments, Path(folder) / "log"):
             segmentation = prompt(Path(folder))
         latency(Path(folder))

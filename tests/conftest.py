@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ import pytest
 # name for each graph.
 os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+
+# Tests load and save where they have their files: volumes of packages, and temporary folders.
+os.environ["SAMM_ROOTS"] = os.pathsep.join([sys.prefix, tempfile.gettempdir()])
 
 # The extension's module is in no package of the workspace, and Slicer finds it by its path too. Its library is that of the
 # checkout, as there, not the one that is installed for the viewer.

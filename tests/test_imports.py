@@ -49,3 +49,23 @@ def test_the_core_and_its_tests_need_no_ros() -> None:
     ran = run(sys.executable, "-W", "ignore", "-c", program)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert " passed" in ran.stdout
+
+
+def test_a_node_loads_nothing_heavy_and_the_server_on_openvino_no_torch() -> None:
+    program = textwrap.dedent("""
+        import sys
+        from samm_ros import start
+
+        nodes = [each for each in vars(start).values() if isinstance(each, start.Executable)]
+        for node in nodes:
+            node.load()
+        model = ("torch", "openvino", "onnx")
+        heavy = {*model, "scipy", "skimage", "matplotlib", "nibabel", "pydicom", "pandas", "vtk"}
+        print(len(nodes), sorted(heavy & sys.modules.keys()))
+
+        from samm_core.models import load_model
+
+        print(load_model("lite_medsam", device="cpu").backend, "torch" in sys.modules)
+    """)
+    ran = run(sys.executable, "-W", "ignore", "-c", program)
+    assert ran.stdout.splitlines() == ["10 []", "openvino float32 False"], ran.stdout + ran.stderr

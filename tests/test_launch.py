@@ -271,7 +271,8 @@ class TestProcesses:
         assert executable == str(find_executable("samm_ros", "samm_client"))
         file = str(config_file("client.yaml"))
         assert words[:5] == ["--ros-args", "-r", "__ns:=/a", "--params-file", file]
-        rest = ['session:=""', 'journal:="1: ü"', 'image_geometry:=""', "trace:=false"]
+        roots = f"roots:={json.dumps(client.parameters(values)['roots'])}"
+        rest = [roots, 'session:=""', 'journal:="1: ü"', 'image_geometry:=""', "trace:=false"]
         assert words[5:] == [word for each in rest for word in ("-p", each)]
 
     def test_a_camera_has_its_own_topic(self) -> None:
@@ -542,6 +543,99 @@ class TestSupervisor:
         with pytest.raises(LaunchError, match='sweep has to be true or false, not "maybe"'):
             launch({"sweep": "maybe"}, tmp_path / "log")
         assert not (tmp_path / "log").exists()
+
+
+class TestForkServer:
+    """Processes that the supervisor starts as forks: a node of ours, rcv_msk, beside a script that is none."""
+
+    @pytest.fixture
+    def lines(self) -> Lines:
+        return Lines()
+
+    @pytest.fixture
+    def forked(
+        self, scripts: Path, own_domain: dict[str, str], tmp_path: Path, lines: Lines
+    ) -> Callable[..., Supervisor]:
+        """Makes a supervisor of rcv_msk, with these words after its command line."""
+
+        def make(*words: str, respawn: bool = True) -> Supervisor:
+            [node] = [process for process in PROCESSES if process.executable == "rcv_msk"]
+            commands = {
+                "rcv_msk": [*command(node, read_arguments({})), *words],
+                "linger": [str(scripts / "linger")],
+            }
+            variables = {**own_domain, **environment(), "PYTHONUNBUFFERED": "1"}
+            return Supervisor(commands, tmp_path / "log", variables, respawn, lines, forked=["rcv_msk"])
+
+        return make
+
+    @staticmethod
+    def node_of(supervisor: Supervisor, but: int = 0) -> psutil.Process:
+        """rcv_msk, when it has joined DDS; not the one with the process id `but`."""
+        deadline = time.monotonic() + 60.0
+        while time.monotonic() < deadline:
+            pid = supervisor.processes.get("rcv_msk", but)
+            with contextlib.suppress(OSError):
+                if pid != but and locks_of(pid):
+                    return psutil.Process(pid)
+            time.sleep(0.02)
+        pytest.fail("rcv_msk did not join DDS within 60 s")
+
+    def test_a_fork_is_a_process_like_another_and_outlives_what_forked_it(
+        self, forked: Callable[..., Supervisor], lines: Lines
+    ) -> None:
+        with forked() as supervisor:
+            node = self.node_of(supervisor)
+            server = node.parent()
+            assert server.parent().pid == os.getpid()
+            assert (os.getpgid(node.pid), os.getsid(node.pid)) == (node.pid, node.pid)
+            assert Path(f"/proc/{node.pid}/comm").read_text() == "rcv_msk\n"
+            assert set(os.environ) <= set(node.environ())
+
+            supervisor.kill("rcv_msk", signal.SIGKILL)
+            lines.wait_for("rcv_msk", "was ended by SIGKILL")
+            second = self.node_of(supervisor, but=node.pid)
+            assert second.parent() == server
+
+            server.kill()
+            server.wait()
+            supervisor.kill("rcv_msk", signal.SIGTERM)
+            lines.wait_for("rcv_msk", "it is started again")
+            third = self.node_of(supervisor, but=second.pid)
+            assert third.parent() != server
+            family = [third, third.parent()]
+
+            supervisor.kill("rcv_msk", signal.SIGTERM)
+            lines.wait_for("rcv_msk", "ended with status 0")
+        assert living(family) == []
+
+    def test_a_fork_that_cannot_start_is_an_error_with_the_end_of_its_log(
+        self, forked: Callable[..., Supervisor]
+    ) -> None:
+        with pytest.raises(LaunchError, match="rcv_msk ended with status 1 at its start") as failure:
+            with forked("--params-file", "/absent.yaml", respawn=False) as supervisor:
+                supervisor.wait()
+        assert "/absent.yaml" in str(failure.value)
+
+    def test_nothing_outlives_a_supervisor_that_was_killed(
+        self, own_domain: dict[str, str], tmp_path: Path
+    ) -> None:
+        code = f"""
+            from pathlib import Path
+            from samm_ros.supervision.supervisor import launch
+            arguments = {{"bridge": "false", "composed": "false"}}
+            with launch(arguments, Path({str(tmp_path / "log")!r})) as supervisor:
+                print(*supervisor.processes.values(), flush=True)
+                supervisor.wait()
+        """
+        program = [sys.executable, "-c", textwrap.dedent(code)]
+        supervisor = subprocess.Popen(program, env=own_domain, stdout=subprocess.PIPE, text=True)
+        nodes = [psutil.Process(int(pid)) for pid in supervisor.stdout.readline().split()]
+        family = [*nodes, nodes[0].parent()]
+        supervisor.kill()
+        supervisor.communicate()
+        _, left = psutil.wait_procs(family, timeout=4 * MAX_STOP_S)
+        assert living(left) == []
 
 
 class TestFastDdsFiles:

@@ -1,11 +1,12 @@
 # Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""SND_INF in a process of its own, with a peer as its server, its client and its APL_MSK."""
+"""SND_INF in a process of its own, or with the client's other nodes, and a peer as all that it is not."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,7 @@ import pytest
 from peer import Peer
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
+from rclpy.serialization import serialize_message
 from samm_msgs.msg import (
     ClientCycles,
     ModelInfo,
@@ -26,10 +28,12 @@ from samm_msgs.msg import (
 )
 from samm_msgs.srv import LoadVolume
 
-from samm_core.cycle.request import ClientPrompt
+from samm_core.cycle.request import Answer, ClientPrompt
 from samm_core.geometry import Plane
+from samm_core.mask_codec import encode_mask
 from samm_core.prompts import pixel_box
 from samm_ros import conversions, topics
+from samm_ros.support.unread import publisher_of, unread_prompt
 
 pytestmark = [pytest.mark.xdist_group("graph"), pytest.mark.timeout(200)]
 
@@ -98,8 +102,8 @@ class World:
 
 
 @contextmanager
-def snd_inf(namespace: str, *arguments: str) -> Iterator[None]:
-    code = "from samm_ros.nodes.snd_inf import main; main()"
+def started(nodes: str, namespace: str, *arguments: str) -> Iterator[None]:
+    code = f"from samm_ros.nodes.{nodes} import main; main()"
     ros = ["--ros-args", "-r", f"__ns:=/{namespace}", "-r", f"/diagnostics:=/{namespace}/diagnostics"]
     process = subprocess.Popen([sys.executable, "-c", code, *ros, *arguments])
     try:
@@ -115,7 +119,7 @@ def world(namespace: str, *arguments: str, settled: int = 1) -> Iterator[World]:
     with Peer(namespace) as peer:
         world = World(peer)
         world.say_settled("surgeon", settled)
-        with snd_inf(namespace, *arguments):
+        with started("snd_inf", namespace, *arguments):
             peer.listen(SliceRequest, topics.SLICE_REQUESTS, topics.OF_ALL_CLIENTS)
             peer.listen(SliceMask, topics.MASKS, topics.OF_ALL_CLIENTS)
             yield world
@@ -229,3 +233,90 @@ def test_masks_are_applied_after_a_restart_with_the_clock_set_back(namespace: st
     with world(namespace, settled=ahead) as at:
         at.show("x")
         assert at.request("surgeon", "x").cycle > ahead
+
+
+@contextmanager
+def dragged(at: World, client_id: str) -> Iterator[None]:
+    """A client prompts without an end meanwhile."""
+    done = threading.Event()
+
+    def drag() -> None:
+        while not done.wait(0.01):
+            at.prompt(client_id)
+
+    thread = threading.Thread(target=drag)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_while_a_prompt_is_dragged_what_is_shown_is_stale_as_long_as_the_server_has_stopped(
+    namespace: str,
+) -> None:
+    with Peer(namespace) as peer:
+        at = World(peer)
+        runs = threading.Event()
+        masks = peer.node.create_publisher(SliceMask, topics.MASKS, topics.OF_ALL_CLIENTS)
+
+        def serve(message: SliceRequest) -> None:
+            request = conversions.request_from_msg(message)
+            mask = np.zeros(request.shape, bool)
+            mask[: 1 + request.cycle % 9, :9] = True
+            target = (request.cycle, request.client_id, request.segment, request.image, request.shape)
+            if runs.is_set():
+                answer = Answer(*target, data=encode_mask(mask))
+                masks.publish(conversions.answer_to_msg(answer, 1, message.header.stamp))
+
+        peer.node.create_subscription(SliceRequest, topics.SLICE_REQUESTS, serve, topics.OF_ALL_CLIENTS)
+        at.show("x")
+        with started("samm_client", namespace):
+            peer.listen(SegmentationStatus, topics.SEGMENTATION_STATUS, topics.LATCHED)
+            told = peer.heard[topics.SEGMENTATION_STATUS]
+            with dragged(at, "a"):
+                for _ in range(2):
+                    runs.set()
+                    applied = told[-1].applied if told else 0
+                    peer.wait_until(
+                        lambda: told and told[-1].applied > applied + 5 and not told[-1].stale,  # noqa: B023
+                        "mask of a running server",
+                    )
+                    runs.clear()
+                    peer.wait_until(lambda: told[-1].stale, "stale mask of a stopped server")
+
+
+@pytest.mark.parametrize("client_id", ["", "a", "surgeon", "Ärztin 2"])
+@pytest.mark.parametrize("frame_id", ["", "ras", "a frame"])
+def test_whose_prompt_bytes_are_is_known_without_reading_them(client_id: str, frame_id: str) -> None:
+    def told(segment: str, index: int = 3, window: float = 80.0, x: float = 5.0, number: int = 7) -> object:
+        prompt = pixel_box(Plane.AXIAL, 3, x, 5, 20, 20)
+        message = conversions.prompt_to_msg(ClientPrompt.of(prompt, client_id, segment, "a volume"))
+        message.header.frame_id, message.cycle, message.image.index = frame_id, number, index
+        message.image.window_upper = window
+        return unread_prompt(serialize_message(message), "nobody", 5)
+
+    prompt = told("liver")
+    assert (prompt.client_id, prompt.cycle) == (client_id or "nobody", 7)
+    read = prompt.read()
+    assert (read.client_id, read.cycle, read.segment, read.came_ns) == (prompt.client_id, 7, "liver", 5)
+    assert prompt.target == told("liver", x=9.0, number=8).target
+    others = [told("spleen"), told("liver", index=4), told("liver", window=90.0)]
+    assert prompt.target not in [other.target for other in others]
+    # The place of the marks says which slice it is.
+    assert told("liver", index=-1).target == ()
+
+
+def test_damaged_prompt_bytes_are_a_prompt_with_a_problem() -> None:
+    whole = serialize_message(conversions.prompt_to_msg(ClientPrompt.of(PROMPT, "a", "liver")))
+    for length in range(len(whole)):
+        assert unread_prompt(whole[:length], "nobody", 0).client_id in ("a", "nobody")
+    assert "damaged" in unread_prompt(whole[:20], "nobody", 0).read().problem
+
+
+def test_the_publisher_of_a_mask_is_known_without_reading_it() -> None:
+    message = SliceMask(publisher="/x/rcv_msk 12ab", sequence=9, client_id="a")
+    message.header.frame_id = "ras"
+    assert publisher_of(serialize_message(message)) == b"/x/rcv_msk 12ab"
+    assert publisher_of(serialize_message(message)[:30]) == b""

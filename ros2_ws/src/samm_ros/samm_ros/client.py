@@ -58,6 +58,7 @@ from samm_core.sources.volume import LoadedVolume, Volume
 from samm_core.sources.window import Window
 
 from . import conversions, topics
+from .support import shared_memory
 from .support.goals import Goal
 from .support.images import image_to_msg
 from .support.publishing import stamped
@@ -101,6 +102,7 @@ class GraphClient:
         self._node = Node(
             f"samm_client_api_{uuid.uuid4().hex[:8]}", namespace=namespace, context=self._context
         )
+        shared_memory.keep_private()
         self._prompts = self._node.create_publisher(msg.Prompt, topics.PROMPTS, topics.NEWEST)
         self._picture_prompts = self._node.create_publisher(
             msg.PicturePrompt, topics.PICTURE_PROMPTS, topics.PICTURES

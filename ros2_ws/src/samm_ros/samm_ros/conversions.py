@@ -8,7 +8,6 @@ import math
 import struct
 from array import array
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -349,7 +348,7 @@ def event_to_msg(event: TaskEvent, sequence: int, stamp: Time) -> msg.TaskEvent:
         started_ns=event.started_ns,
         ended_ns=event.ended_ns,
         overtaken=event.overtaken,
-        **(asdict(event.completion) if event.completion else {}),
+        **(vars(event.completion) if event.completion else {}),
     )
     message.header.stamp = stamp
     return message

@@ -32,6 +32,7 @@ from samm_core.errors import LaunchError, PromptError
 from samm_core.prompts import Prompt
 
 from . import conversions, topics
+from .support import shared_memory
 from .support.direct import DirectSubscription
 from .support.images import array_from_image
 from .support.services import response_to
@@ -63,6 +64,7 @@ class StreamClient:
         self._context = rclpy.Context()
         rclpy.init(context=self._context, signal_handler_options=rclpy.SignalHandlerOptions.NO)
         self._node = Node(f"stream_client_{uuid.uuid4().hex[:8]}", namespace=namespace, context=self._context)
+        shared_memory.keep_private()
         self._edit = self._node.create_client(EditTracks, topics.EDIT_TRACKS)
         self._subscriptions = [
             DirectSubscription(self._node, Tracks, topics.TRACKS, self._on_tracks, topics.OF_A_STREAM)

@@ -150,6 +150,11 @@ class ApplySession:
             for client_id, (requested, settled) in cycles.items()
         }
 
+    @property
+    def is_awaiting(self) -> bool:
+        """Whether a client waits for an answer."""
+        return bool(self._rule.waiting())
+
     def stale(self, after_s: float) -> bool:
         """Whether a client waits longer than this: since its last answer, or since it first asked after that."""
         waiting = {request.client_id for request in self._rule.waiting()}

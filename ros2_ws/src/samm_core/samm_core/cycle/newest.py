@@ -25,6 +25,7 @@ from .request import (
     ClientPrompt,
     CycleCounter,
     Request,
+    UnreadPrompt,
     refusal,
 )
 
@@ -51,15 +52,20 @@ Send = Callable[[Request | Answer, ClientPrompt | None], None]
 
 @dataclass(eq=False)
 class _Client:
-    """sent: its newest request or refusal. waiting: its newest prompt, while that cannot be sent."""
+    """sent: its newest request or refusal. waiting: its newest prompt, while that cannot be sent.
+
+    sent_target, waiting_target: UnreadPrompt.target of the two.
+    """
 
     client_id: str
     sent: Request | Answer | None = None
+    sent_target: tuple[object, ...] = ()
     begun_at: float = 0.0
     sent_at: float = 0.0
     answered: int = 0
     told: bool = False
-    waiting: ClientPrompt | None = None
+    waiting: ClientPrompt | UnreadPrompt | None = None
+    waiting_target: tuple[object, ...] = ()
     request: Request | None = None
     waits_since: float = 0.0
     hindered: bool = False
@@ -95,7 +101,15 @@ class Outbox:
     def __post_init__(self) -> None:
         self._started = self.clock()
 
-    def put(self, prompt: ClientPrompt) -> None:
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is anything for `tick` to do, now or later."""
+        return any(
+            client.waiting is not None or (client.sent is not None and self._is_pending(client))
+            for client in self._clients.values()
+        )
+
+    def put(self, prompt: ClientPrompt | UnreadPrompt) -> None:
         """Send `prompt` as soon as it can be answered, instead of any older prompt of its client."""
         client = self._clients.setdefault(prompt.client_id, _Client(prompt.client_id))
         self._clients.move_to_end(prompt.client_id)
@@ -110,6 +124,7 @@ class Outbox:
             # Whoever drags a prompt for a volume that does not come is told, though each waits but a moment.
             client.waits_since = self.clock()
         client.waiting, client.request = prompt, None
+        client.waiting_target = prompt.target if isinstance(prompt, UnreadPrompt) else ()
         self._advance(client)
 
     def answered(self, client_id: str, cycle: int, error: str) -> None:
@@ -147,7 +162,8 @@ class Outbox:
         self._loaded_last, self._no_volume = loaded_last or volumes[0].uid, ""
         self._note_gone()
         for client in self._clients.values():
-            client.request = None
+            # A prompt that names no volume is for another now.
+            client.request, client.sent_target = None, ()
             self._advance(client)
 
     def unload(self, why: str) -> None:
@@ -166,7 +182,7 @@ class Outbox:
         self._no_model = why
 
     def tick(self) -> None:
-        """Call often."""
+        """Call often while `is_busy`."""
         for client in list(self._clients.values()):
             self._advance(client)
             if client.sent and self._is_pending(client):
@@ -177,6 +193,10 @@ class Outbox:
         prompt, sent, now = client.waiting, client.sent, self.clock()
         if prompt is None or (sent and sent.cycle > client.answered and now - client.begun_at < APART_S):
             return
+        if client.waiting_target and client.waiting_target == client.sent_target and self._is_awaited(client):
+            return
+        if isinstance(prompt, UnreadPrompt):
+            prompt = client.waiting = replace(prompt.read(), overtaken=prompt.overtaken)
         if why := prompt.error():
             self._refuse(client, why)
             return
@@ -233,6 +253,14 @@ class Outbox:
         return (
             isinstance(sent, Request)
             and (sent.image, sent.segment) == (request.image, request.segment)
+            and self._is_awaited(client)
+        )
+
+    def _is_awaited(self, client: _Client) -> bool:
+        """Whether the answer to this client's last request may come any moment."""
+        sent = client.sent
+        return (
+            isinstance(sent, Request)
             and sent.cycle > max(client.answered, self._cycles_of(client)[1])
             and self.clock() - client.sent_at < HOLD_S
         )
@@ -252,6 +280,7 @@ class Outbox:
         """Send the client's newest; what was sent before it is no longer waited for."""
         prompt, client.waiting, client.request = client.waiting, None, None
         client.sent, client.told, client.hindered = message, False, False
+        client.sent_target = client.waiting_target
         client.begun_at = client.sent_at = self.clock()
         client.gone_at = None
         self.send(message, prompt)

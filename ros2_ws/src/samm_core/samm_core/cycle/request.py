@@ -7,7 +7,7 @@ from __future__ import annotations
 import struct
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -73,6 +73,21 @@ class ClientPrompt:
     def error(self) -> str:
         """Why it has no mask on any volume, one sentence; empty: it may have one."""
         return client_name_error(self.client_id) or segment_name_error(self.segment) or self.problem
+
+
+@dataclass(frozen=True, eq=False)
+class UnreadPrompt:
+    """A prompt of a client that is not read before it can be sent: most of a drag's are overtaken by then.
+
+    target: what the prompts on one image for one segment have in common; empty: that is known when it is read. read: gives
+    the prompt; never raises. overtaken: as of ClientPrompt.
+    """
+
+    client_id: str
+    cycle: int
+    target: tuple[object, ...]
+    read: Callable[[], ClientPrompt]
+    overtaken: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,8 @@ _FORMAT = "samm-embedding-2"
 _PART = ".part"
 # A younger part may belong to another process that is writing it. No write takes this long.
 _ABANDONED_AFTER_S = 3600.0
+# Writing one takes 10 ms of a processor.
+_REST_S = 0.2
 # SAM's one tensor. Its name is not in the digest, which files of earlier releases have without it.
 _UNNAMED = "features"
 
@@ -242,6 +245,10 @@ class EmbeddingStore:
         except CacheError as error:
             raise damaged from error
 
+    def remove(self, key: EmbeddingKey) -> None:
+        """Remove one embedding, if it is here."""
+        self._path(key).unlink(missing_ok=True)
+
     def _remove_abandoned(self) -> None:
         """Remove what processes that were killed while they wrote have left."""
         for part in self.folder.glob(f"*/*{_PART}"):
@@ -251,6 +258,52 @@ class EmbeddingStore:
 
     def _path(self, key: EmbeddingKey) -> Path:
         return self.folder / key.scope / f"{key.plane.name.lower()}_{key.index:05d}.safetensors"
+
+
+class RecentEmbeddings:
+    """The embeddings that were asked for last, in files that outlive a process which is killed. Thread-safe.
+
+    folder: made for this user alone; whoever starts the process again removes it in the end. count: how many are kept.
+    """
+
+    def __init__(self, folder: Path, count: int = 8) -> None:
+        self._folder, self._count = folder, count
+        self._store = EmbeddingStore(folder)
+        self._kept: OrderedDict[EmbeddingKey, None] = OrderedDict()
+        self._free_at = 0.0
+        self._lock = threading.Lock()
+        self._writer = ThreadPoolExecutor(1, "recent embeddings")
+
+    def note(self, key: EmbeddingKey, embedding: Embedding) -> None:
+        """This one was asked for. For every prompt: it returns at once, and many users do not keep it writing."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return
+            if time.monotonic() < self._free_at:
+                return
+            self._free_at = time.monotonic() + _REST_S
+            self._kept[key] = None
+            oldest = self._kept.popitem(last=False)[0] if len(self._kept) > self._count else None
+        self._writer.submit(self._write, key, embedding, oldest)
+
+    def load(self, key: EmbeddingKey, model: SegmentationModel) -> Embedding | None:
+        """None where it is not kept."""
+        with contextlib.suppress(CacheError):
+            return self._store.load(key, model)
+        return None
+
+    def _write(self, key: EmbeddingKey, embedding: Embedding, oldest: EmbeddingKey | None) -> None:
+        # Without room or permission nothing is lost but the time to embed it again.
+        with contextlib.suppress(CacheError, OSError):
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            if oldest:
+                self._store.remove(oldest)
+            self._store.save(key, embedding)
+            # Those that a former process left and nobody has asked for since go first.
+            files = sorted(self._folder.glob("*/*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
+            for old in files[: -self._count]:
+                old.unlink()
 
 
 def _identity(key: EmbeddingKey) -> str:

@@ -19,7 +19,7 @@ from ..errors import CacheError, NotReadyError, PromptError, SammError
 from ..geometry import Plane
 from ..sources.base import ImageId, ImageSource, SliceKey, not_loaded
 from ..sources.volume import Volume
-from .cache import GIB, EmbeddingCache, EmbeddingKey, EmbeddingStore, scope_of
+from .cache import GIB, EmbeddingCache, EmbeddingKey, EmbeddingStore, RecentEmbeddings, scope_of
 from .schedule import SweepOrder
 
 if TYPE_CHECKING:
@@ -84,8 +84,11 @@ class EmbeddingEngine:
         store: EmbeddingStore | None = None,
         on_progress: Callable[[], None] = lambda: None,
         volume_budget: int = 4 * GIB,
+        recent: RecentEmbeddings | None = None,
     ) -> None:
         """on_progress is called from its threads after every slice; it must return at once.
+
+        recent: where those that were asked for last outlive this process; None: nowhere.
 
         volume_budget: bytes of voxels. Beyond it the volumes that were used least recently are let go of, never the one
         that was loaded last.
@@ -94,6 +97,7 @@ class EmbeddingEngine:
         self.on_progress = on_progress
         self._volume_budget = volume_budget
         self._store = store
+        self._recent = recent
         self._model: SegmentationModel | None = None
         # By uid: the one that was used least recently first.
         self._volumes: OrderedDict[str, Volume] = OrderedDict()
@@ -210,6 +214,7 @@ class EmbeddingEngine:
             if self._sweep and volume is self.volume:
                 self._sweep.focus(image.key.plane, image.key.index)
             if embedding := self.cache.get(_key(image, model)):
+                self._note(image, embedding, model)
                 future.set_result(EncodedSlice(embedding, model))
                 return future
             others = self._wanted.pop(image, [])
@@ -436,6 +441,8 @@ class EmbeddingEngine:
             _fail(futures, NotReadyError("The model was changed before the slice was embedded."))
         for waiting, embedding in answered:
             waiting.set_result(EncodedSlice(embedding, model))
+        if answered:
+            self._note(images[0], embeddings[0], model)
         self.on_progress()
 
     def _pause(self) -> float:
@@ -475,7 +482,13 @@ class EmbeddingEngine:
         keys = [_key(image, model) for image in images]
         return [self.cache.put(key, embedding) for key, embedding in zip(keys, embeddings, strict=True)]
 
+    def _note(self, image: ImageId, embedding: Embedding, model: SegmentationModel) -> None:
+        if self._recent:
+            self._recent.note(_key(image, model), embedding)
+
     def _saved(self, image: ImageId, model: SegmentationModel) -> Embedding | None:
+        if self._recent and (embedding := self._recent.load(_key(image, model), model)):
+            return embedding
         if not self._store:
             return None
         # A saved embedding is named as now, or by an earlier release with the same encoder.

@@ -14,6 +14,7 @@ from rich.console import Console
 from samm_core.errors import OutputError, PromptError
 from samm_core.output import make_folder, make_new_folder
 from samm_core.segmentation.writers import require_not_input, require_ours
+from samm_core.sources.roots import Roots
 from samm_core.sources.sample import mni_volume
 from samm_core.sources.volume import WINDOW_PRESETS, read_volume
 
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     namespace = f"samm_demo_{os.getpid()}"
     arguments = {
         "namespace": namespace,
+        "roots": Roots.of("", [path, output]).text,
         "bridge": "false",
         "model": args.model,
         "checkpoint": args.checkpoint,

@@ -6,7 +6,7 @@ In:   received_masks, slice_requests (SliceMask, SliceRequest, newest), task_mas
       picture_prompts (PicturePrompt)
 Out:  segmentation_status (latched), overlay (sensor_msgs/Image, newest), task_events
 Services: undo, redo (UndoChange), edit_segments, get_prompts, save_segmentation, save_work, open_work (WorkFile)
-Parameters: stale_after and overlay, which can be set while it runs; journal, session, trace
+Parameters: stale_after and overlay, which can be set while it runs; journal, session, roots, trace
 
 ROS time is for stamps alone: what is stale is told, and the journal retried, on a steady clock.
 """
@@ -19,9 +19,9 @@ import threading
 import time
 from array import array
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
-from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from samm_msgs.msg import (
     ClientCycles,
@@ -39,7 +39,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import ColorRGBA, Header
 
 from samm_core.cycle.apply import ApplySession
-from samm_core.cycle.request import Answer
+from samm_core.cycle.request import Answer, Request
 from samm_core.errors import MaskError, PromptError, SammError, VolumeError
 from samm_core.latency.events import Outcome, Task
 from samm_core.overlay import draw_overlay
@@ -56,16 +56,33 @@ from .. import conversions, topics
 from ..support import parameters, process
 from ..support.diagnostics import Diagnostics
 from ..support.direct import DirectSubscription, exclusive
+from ..support.handover import ValueSubscription
 from ..support.images import image_to_msg
 from ..support.pictures import volume_from_image
 from ..support.tracing import TaskTracer
+from ..support.watch import Watch
 
+# State is told as soon as it changes, but no sooner than so long after the last time.
 STATUS_PERIOD_S = 0.1
 JOURNAL_RETRY_S = 1.0
 # Volumes whose voxels are kept for the overlay: two clients may take turns.
 MAX_BACKGROUNDS = 2
 # Whole-volume tasks whose end is told, the newest ones.
 ENDED_TASKS = 16
+
+
+def _telling(method: Callable) -> Callable:
+    """A method that runs alone, and after which what it changed is told."""
+    alone = exclusive(method)
+
+    @functools.wraps(method)
+    def told(self: AplMsk, *arguments: object) -> object:
+        try:
+            return alone(self, *arguments)
+        finally:
+            self._reporting.begin()
+
+    return told
 
 
 class AplMsk(Node):
@@ -79,7 +96,7 @@ class AplMsk(Node):
             0.3,
             "Seconds a prompt waits before what is shown counts as stale.",
             (0.05, 60.0),
-            on_set=functools.partial(setattr, self, "_stale_after"),
+            on_set=self._set_stale_after,
         )
         self._draws = parameters.declare(
             self,
@@ -95,6 +112,7 @@ class AplMsk(Node):
         self._session_file = parameters.declare(
             self, "session", "", "File of saved work to open at the start; empty: none."
         )
+        self._roots = parameters.declare_roots(self, journal, self._session_file)
         self._diagnostics = Diagnostics(self)
         self._lock = threading.RLock()
         # Why there is no journal although one was asked for, one sentence.
@@ -111,12 +129,30 @@ class AplMsk(Node):
         # The newest pictures that came with prompts, which no file holds.
         self._pictures: deque[Image] = deque(maxlen=MAX_BACKGROUNDS)
         self._reported: SegmentationStatus | None = None
+        self._reporting = Watch("status", STATUS_PERIOD_S, self._report)
+        self._journaling = Watch("journal", JOURNAL_RETRY_S, self._retry_journal)
         self._tracer = TaskTracer(self, Task.APL_MSK)
         self._status = self.create_publisher(SegmentationStatus, topics.SEGMENTATION_STATUS, topics.LATCHED)
         self._overlay = self.create_publisher(Image, topics.OVERLAY, topics.NEWEST)
         self.create_subscription(VolumeList, topics.VOLUMES, self._on_volumes, topics.LATCHED)
-        DirectSubscription(self, SliceRequest, topics.SLICE_REQUESTS, self._on_request, topics.OF_ALL_CLIENTS)
-        DirectSubscription(self, SliceMask, topics.RECEIVED_MASKS, self._on_answer, topics.OF_ALL_CLIENTS)
+        ValueSubscription(
+            self,
+            SliceRequest,
+            topics.SLICE_REQUESTS,
+            self._on_request,
+            topics.OF_ALL_CLIENTS,
+            conversions.request_from_msg,
+            lambda message, error: self._diagnostics.problem(str(error)),
+        )
+        ValueSubscription(
+            self,
+            SliceMask,
+            topics.RECEIVED_MASKS,
+            self._on_answer,
+            topics.OF_ALL_CLIENTS,
+            conversions.answer_from_msg,
+            self._on_damaged,
+        )
         DirectSubscription(
             self, PicturePrompt, topics.PICTURE_PROMPTS, self._on_picture_prompt, topics.PICTURES
         )
@@ -128,15 +164,19 @@ class AplMsk(Node):
         self.create_service(SaveSegmentation, topics.SAVE_SEGMENTATION, self._on_save)
         self.create_service(WorkFile, topics.SAVE_WORK, self._on_save_work)
         self.create_service(WorkFile, topics.OPEN_WORK, self._on_open_work)
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(STATUS_PERIOD_S, self._report, clock=steady)
-        self.create_timer(JOURNAL_RETRY_S, self._retry_journal, clock=steady)
         self._diagnostics.failing(self._journal_error())
+        self._reporting.begin()
 
     def destroy_node(self) -> None:
+        self._reporting.close()
+        self._journaling.close()
         with self._lock:
             self._session.fold_journal()
         super().destroy_node()
+
+    @_telling
+    def _set_stale_after(self, seconds: float) -> None:
+        self._stale_after = seconds
 
     def _open(self, path: str) -> Journal | None:
         try:
@@ -151,12 +191,13 @@ class AplMsk(Node):
     def _journal_error(self) -> str:
         return self._no_journal or self._session.journal_error
 
-    @exclusive
-    def _retry_journal(self) -> None:
+    @_telling
+    def _retry_journal(self) -> bool:
+        """Whether there is something to write yet."""
         self._session.retry_journal()
-        self._diagnostics.failing(self._journal_error())
+        return bool(self._session.journal_error)
 
-    @exclusive
+    @_telling
     def _on_volumes(self, message: VolumeList) -> None:
         """A server that was restarted has none at first; what was applied stays."""
         try:
@@ -237,7 +278,7 @@ class AplMsk(Node):
         volume = None
         try:
             if loaded.uri:
-                volume = read_volume(Path(loaded.uri), loaded.window)
+                volume = read_volume(self._roots.resolved(loaded.uri), loaded.window)
             else:
                 volume = self._picture(loaded.uid, loaded.window)
         except SammError as error:
@@ -252,25 +293,21 @@ class AplMsk(Node):
                 del self._backgrounds[next(iter(self._backgrounds))]
             self._draw(stale=bool(self._reported and self._reported.stale))
 
-    @exclusive
-    def _on_request(self, message: SliceRequest) -> None:
-        try:
-            self._session.requested(conversions.request_from_msg(message))
-        except PromptError as error:
-            self._diagnostics.problem(str(error))
+    @_telling
+    def _on_request(self, request: Request) -> None:
+        self._session.requested(request)
 
-    @exclusive
-    def _on_answer(self, message: SliceMask) -> None:
+    @_telling
+    def _on_damaged(self, message: SliceMask, error: SammError) -> None:
+        self._session.counts.dropped += 1
+        self._diagnostics.count("dropped")
+        self._diagnostics.problem(str(error))
+        with contextlib.suppress(PromptError):
+            self._trace(_damaged(message), time.monotonic_ns(), Outcome.DROPPED)
+
+    @_telling
+    def _on_answer(self, answer: Answer) -> None:
         started_ns = time.monotonic_ns()
-        try:
-            answer = conversions.answer_from_msg(message)
-        except MaskError as error:
-            self._session.counts.dropped += 1
-            self._diagnostics.count("dropped")
-            self._diagnostics.problem(str(error))
-            with contextlib.suppress(PromptError):
-                self._trace(_damaged(message), started_ns, Outcome.DROPPED)
-            return
         ending = self._session.apply(answer)
         self._trace(answer, started_ns, ending.outcome)
         self._diagnostics.count(ending.outcome.name.lower())
@@ -281,7 +318,7 @@ class AplMsk(Node):
         elif ending.is_problem:
             self._diagnostics.problem(ending.why)
 
-    @exclusive
+    @_telling
     def _on_task_mask(self, message: TaskMask) -> None:
         """One slice of a whole-volume task, or its end."""
         if message.ended:
@@ -305,21 +342,21 @@ class AplMsk(Node):
     def _trace(self, answer: Answer, started_ns: int, outcome: Outcome) -> None:
         self._tracer.ended(answer, started_ns, time.monotonic_ns(), outcome)
 
-    @exclusive
+    @_telling
     def _on_undo(self, request: UndoChange.Request, response: UndoChange.Response) -> UndoChange.Response:
         response.success = self._session.undo(request.volume_uid)
         response.message = "" if response.success else "There is nothing to undo."
         self._draw(stale=False)
         return response
 
-    @exclusive
+    @_telling
     def _on_redo(self, request: UndoChange.Request, response: UndoChange.Response) -> UndoChange.Response:
         response.success = self._session.redo(request.volume_uid)
         response.message = "" if response.success else "There is nothing to redo."
         self._draw(stale=False)
         return response
 
-    @exclusive
+    @_telling
     def _on_edit(
         self, request: EditSegments.Request, response: EditSegments.Response
     ) -> EditSegments.Response:
@@ -357,9 +394,13 @@ class AplMsk(Node):
     ) -> SaveSegmentation.Response:
         try:
             volume, segmentation = self._worked_on(request.volume_uid)
-            inputs = [Path(each.uri) for each in self._volumes.values() if each.uri]
-            source = Path(volume.uri) if volume.uri else None
-            write_segmentation(segmentation, Path(request.path), inputs, source)
+            path = self._roots.resolved(request.path)
+            # Whoever publishes on `volumes` names these paths. What lies elsewhere is not looked at, and not overwritten.
+            inputs = [
+                Path(each.uri) for each in self._volumes.values() if each.uri and self._roots.hold(each.uri)
+            ]
+            source = self._roots.resolved(volume.uri) if path.suffix == ".dcm" and volume.uri else None
+            write_segmentation(segmentation, path, inputs, source)
             response.success = True
         except SammError as error:
             response.message = str(error)
@@ -374,16 +415,16 @@ class AplMsk(Node):
                     f"{volume.name} is in no file that could be loaded again; save its segmentation, as .seg.nrrd or .mask.png."
                 )
             model = self._session.models.get(volume.uid, "")
-            SavedWork.of(volume, segmentation, model).save(Path(request.path))
+            SavedWork.of(volume, segmentation, model).save(self._roots.resolved(request.path))
             response.success = True
         except SammError as error:
             response.message = str(error)
         return response
 
-    @exclusive
+    @_telling
     def _on_open_work(self, request: WorkFile.Request, response: WorkFile.Response) -> WorkFile.Response:
         try:
-            work = load_work(Path(request.path))
+            work = load_work(self._roots.resolved(request.path))
             volume, _ = self._worked_on(request.volume_uid or work.source_uid)
             if work.source_uid != volume.uid:
                 raise MaskError(
@@ -406,19 +447,22 @@ class AplMsk(Node):
         return self._volumes[uid], segmentation
 
     @exclusive
-    def _report(self) -> None:
-        status = self._status_message()
-        reported = self._reported
+    def _report(self) -> bool:
+        """Publish what is new. Whether something becomes stale, if nothing else happens."""
+        if self._session.journal_error:
+            self._journaling.begin()
+        self._diagnostics.failing(self._journal_error())
+        status, reported = self._status_message(), self._reported
         if reported:
             # But for the time, is there anything new?
             status.header = reported.header
-            if status == reported:
-                return
-        status.header = self._header()
-        self._reported = status
-        self._status.publish(status)
-        if reported and status.stale != reported.stale:
-            self._draw(status.stale)
+        if status != reported:
+            status.header = self._header()
+            self._reported = status
+            self._status.publish(status)
+            if reported and status.stale != reported.stale:
+                self._draw(status.stale)
+        return self._session.is_awaiting and not status.stale
 
     def _header(self) -> Header:
         return Header(stamp=self.get_clock().now().to_msg(), frame_id=topics.FRAME_ID)

@@ -18,13 +18,12 @@ from samm_msgs.msg import SliceRequest
 
 from samm_core.cycle.completion import CompletionLoop, Ended
 from samm_core.embedding.engine import EmbeddingSource
-from samm_core.errors import PromptError
 from samm_core.latency.events import Outcome, Task
 
 from .. import conversions, topics
 from ..support import process
 from ..support.diagnostics import Diagnostics
-from ..support.direct import DirectSubscription
+from ..support.handover import ValueSubscription
 from ..support.lifecycle import LifecycleNode
 from ..support.publishing import answer_publisher
 from ..support.remote_embeddings import RemoteEmbeddings
@@ -32,13 +31,13 @@ from ..support.tracing import TaskTracer
 
 
 class CplInf(LifecycleNode):
-    """Requests come in on their subscription's thread; masks leave from the completion loop's own."""
+    """Requests come in on RCV_INF's thread or, of another process, their subscription's; masks leave from the loop's own."""
 
     def __init__(self, make_source: Callable[[Node], EmbeddingSource]) -> None:
         super().__init__("cpl_inf")
         process.declare_autostart(self)
         self._loop: CompletionLoop | None = None
-        self._accepted: DirectSubscription | None = None
+        self._accepted: ValueSubscription | None = None
         self._source = make_source(self)
         self._diagnostics = Diagnostics(self)
         self._tracer = TaskTracer(self, Task.CPL_INF)
@@ -46,8 +45,14 @@ class CplInf(LifecycleNode):
 
     def activate(self) -> None:
         self._loop = CompletionLoop(self._source, self._on_ended)
-        self._accepted = DirectSubscription(
-            self, SliceRequest, topics.ACCEPTED_REQUESTS, self._on_request, topics.OF_ALL_CLIENTS
+        self._accepted = ValueSubscription(
+            self,
+            SliceRequest,
+            topics.ACCEPTED_REQUESTS,
+            self._loop.submit,
+            topics.OF_ALL_CLIENTS,
+            conversions.request_from_msg,
+            lambda message, error: self._diagnostics.problem(str(error)),
         )
         self._diagnostics.failing("")
 
@@ -66,12 +71,6 @@ class CplInf(LifecycleNode):
 
     def transition_failed(self, sentence: str) -> None:
         self._diagnostics.failing(sentence)
-
-    def _on_request(self, message: SliceRequest) -> None:
-        try:
-            self._loop.submit(conversions.request_from_msg(message))
-        except PromptError as error:
-            self._diagnostics.problem(str(error))
 
     def _on_ended(self, ended: Ended) -> None:
         ended_ns = self._masks.publish(ended.answer) if ended.answer else time.monotonic_ns()

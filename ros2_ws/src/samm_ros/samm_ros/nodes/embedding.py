@@ -6,18 +6,19 @@ In:   embedding_requests, of decoders elsewhere
 Out:  embeddings, to them; volumes, volume_info, model_info, embedding_status (latched)
 Services: load_volume, load_picture, select_model; action embed_volume
 Parameters: autostart, model, checkpoint, device, backend, volume, window_preset, volumes_gib, cache_gib,
-window_lower, window_upper, cache_8bit, cache_dir, sweep
+window_lower, window_upper, roots, cache_8bit, cache_dir, sweep
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 import uuid
 from array import array
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,7 +32,7 @@ from samm_msgs.msg import EmbeddingRequest, EmbeddingStatus, ModelInfo, SliceEmb
 from samm_msgs.srv import LoadPicture, LoadVolume, SelectModel
 
 from samm_core.allocator import return_freed_memory
-from samm_core.embedding.cache import GIB, EmbeddingCache, EmbeddingStore
+from samm_core.embedding.cache import GIB, EmbeddingCache, EmbeddingStore, RecentEmbeddings
 from samm_core.embedding.engine import EmbeddingEngine, EncodedSlice
 from samm_core.errors import NotReadyError, PromptError, SammError, VolumeError
 from samm_core.geometry import Plane
@@ -43,6 +44,7 @@ from samm_core.sources.volume import Volume, read_volume
 from samm_core.sources.window import WINDOW_PRESETS, Window
 
 from .. import conversions, topics
+from ..supervision import cleanup
 from ..support import parameters, process
 from ..support.diagnostics import Diagnostics
 from ..support.images import array_from_image
@@ -78,6 +80,7 @@ class EmbeddingNode(LifecycleNode):
             self, "backend", "auto", f"What computes the model: {', '.join(BACKEND_NAMES)}."
         )
         self._volume_path = parameters.declare(self, "volume", "", "Volume to load at start; empty: none.")
+        self._roots = parameters.declare_roots(self, self._volume_path)
         self._window_preset = parameters.declare(
             self, "window_preset", "", f"One of {', '.join(WINDOW_PRESETS)}; empty: chosen from the voxels."
         )
@@ -118,6 +121,7 @@ class EmbeddingNode(LifecycleNode):
             EmbeddingStore(Path(cache_dir)) if cache_dir else None,
             self._on_progress,
             int(volumes_gib * GIB),
+            RecentEmbeddings(cleanup.folder_of(mark)) if (mark := os.environ.get(cleanup.MARK)) else None,
         )
         self.engine.suspend()
         # Requests of decoders elsewhere whose answer is under way.
@@ -126,6 +130,7 @@ class EmbeddingNode(LifecycleNode):
         self._goals = 0
         self._entrances: list[Service] = []
         self._requests: Subscription | None = None
+        self._reading: Future[Volume] | None = None  # of the volume to load at start
         self._action: ActionServer | None = None
         # The uid of the volume that was loaded at the start, until a client loads it too.
         self._loaded_at_start = ""
@@ -141,7 +146,13 @@ class EmbeddingNode(LifecycleNode):
 
     def configure(self) -> None:
         """Raises ModelError, which `model_info` tells too."""
-        isolated.start_ahead()
+        if self._volume_path and self.engine.volume is None:
+            # By the time that the model is there, it has been read; a process that is ready for any format would import
+            # the libraries of all of them meanwhile.
+            isolated.start_after_read()
+            self._reading = self._read_at_start()
+        else:
+            isolated.start_ahead()
         self._model_info.publish(stamped(self, ModelInfo()))
         self._use_model(self._model_name, self._checkpoint)
         self._diagnostics.failing("")
@@ -196,6 +207,7 @@ class EmbeddingNode(LifecycleNode):
             return
         self.engine.release()
         isolated.stop()
+        self._reading = None
         self._loaded_at_start = ""
         # What it held is gone, as if it had been started again.
         self._mark = uuid.uuid4().hex
@@ -223,14 +235,26 @@ class EmbeddingNode(LifecycleNode):
         """The volume that the parameter names; without it the node serves all the same, and says why there is none."""
         error = ""
         if self._volume_path:
+            reading, self._reading = self._reading or self._read_at_start(), None
             try:
-                window = self._window(self._window_preset, *self._window_bounds)
-                self._load_volume(self._volume_path, window, at_start=True)
+                self._take(reading.result(), at_start=True)
                 return
             except SammError as problem:
                 error = str(problem)
                 self._diagnostics.problem(error)
         self._tell_volumes(error)
+
+    def _read_at_start(self) -> Future[Volume]:
+        def read() -> Volume:
+            return read_volume(
+                Path(self._volume_path), self._window(self._window_preset, *self._window_bounds)
+            )
+
+        reader = ThreadPoolExecutor(1, "reading")
+        try:
+            return reader.submit(read)
+        finally:
+            reader.shutdown(wait=False)
 
     def _use_model(self, name: str, checkpoint: str) -> None:
         started = time.monotonic()
@@ -248,8 +272,8 @@ class EmbeddingNode(LifecycleNode):
         )
         self._sweep_all()
 
-    def _load_volume(self, path: str, window: Window | None, at_start: bool = False) -> Volume:
-        return self._take(read_volume(Path(path), window), at_start)
+    def _load_volume(self, path: str, window: Window | None) -> Volume:
+        return self._take(read_volume(Path(path), window))
 
     def _take(self, volume: Volume, at_start: bool = False) -> Volume:
         """Answer on this volume too."""
@@ -290,7 +314,7 @@ class EmbeddingNode(LifecycleNode):
     ) -> LoadVolume.Response:
         def load() -> Volume:
             window = self._window(request.window_preset, request.window_lower, request.window_upper)
-            return self._load_volume(request.path, window)
+            return self._load_volume(str(self._roots.resolved(request.path)), window)
 
         return self._loaded(load, response)
 
@@ -321,7 +345,8 @@ class EmbeddingNode(LifecycleNode):
         self, request: SelectModel.Request, response: SelectModel.Response
     ) -> SelectModel.Response:
         try:
-            self._use_model(request.name, request.checkpoint)
+            checkpoint = request.checkpoint and str(self._roots.resolved(request.checkpoint))
+            self._use_model(request.name, checkpoint)
         except SammError as error:
             self._diagnostics.problem(str(error))
             response.message = str(error)

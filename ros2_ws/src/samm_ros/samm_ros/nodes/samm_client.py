@@ -13,6 +13,7 @@ from .world import WorldNode
 
 def main() -> None:
     with process.ros():
+        # SND_INF first, as it then hears of a mask first: the server has its next request while APL_MSK applies the mask.
         snd_inf, rcv_msk, apl_msk, world = SndInf(), RcvMsk(), AplMsk(), WorldNode()
         # Writing a tracked sweep takes seconds; on threads of its own it delays no mask.
         with process.spinning_aside(world):

@@ -17,12 +17,11 @@ import threading
 import time
 from dataclasses import replace
 
-from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from samm_msgs.msg import ModelInfo, PicturePrompt, Prompt, SegmentationStatus, SliceMask
 
 from samm_core.cycle.newest import NOTHING_LOADED, Outbox
-from samm_core.cycle.request import Answer, ClientPrompt, Request
+from samm_core.cycle.request import Answer, ClientPrompt, Request, UnreadPrompt
 from samm_core.errors import PromptError, SammError
 from samm_core.latency.events import Outcome, Task
 from samm_core.sources.picture import PICTURE
@@ -31,13 +30,18 @@ from samm_core.sources.volume import LoadedVolume
 from .. import conversions, topics
 from ..support import parameters, process
 from ..support.diagnostics import Diagnostics
-from ..support.direct import BatchSubscription, DirectSubscription, exclusive
+from ..support.direct import BytesSubscription, DirectSubscription, exclusive
+from ..support.handover import ValueSubscription
 from ..support.pictures import PictureLoader, Pictures
 from ..support.publishing import answer_publisher, request_publisher
 from ..support.reload import VolumeReloader
 from ..support.tracing import TaskTracer
+from ..support.unread import unread_prompt
+from ..support.watch import Watch
 
 TICK_S = 0.05
+# Prompts gather for so long, as a mouse moves 120 times per second: those that others overtake cost no wake each.
+GATHER_S = 0.008
 
 
 class SndInf(Node):
@@ -74,22 +78,43 @@ class SndInf(Node):
             self, self._on_volumes, self._on_none, self._diagnostics.problem, self._pictures.image
         )
         self.create_subscription(ModelInfo, topics.MODEL_INFO, self._on_model, topics.LATCHED)
-        self.create_subscription(
-            SegmentationStatus, topics.SEGMENTATION_STATUS, self._on_status, topics.LATCHED
+        # ROS time may stand still, or not run at all.
+        self._loading = process.steady_timer(self, TICK_S, self._on_loading)
+        self._loading.cancel()
+        self._sending = Watch("snd_inf", TICK_S, self._on_sending)
+        DirectSubscription(
+            self, SegmentationStatus, topics.SEGMENTATION_STATUS, self._on_status, topics.LATCHED
         )
-        BatchSubscription(self, Prompt, topics.PROMPTS, self._on_prompts, topics.OF_ALL_CLIENTS)
+        with self._lock:
+            self._prompts = BytesSubscription(
+                self, Prompt, topics.PROMPTS, self._on_prompts, topics.OF_ALL_CLIENTS, apart_s=GATHER_S
+            )
         DirectSubscription(
             self, PicturePrompt, topics.PICTURE_PROMPTS, self._on_picture_prompt, topics.PICTURES
         )
-        DirectSubscription(self, SliceMask, topics.RECEIVED_MASKS, self._on_answer, topics.OF_ALL_CLIENTS)
-        # ROS time may stand still, or not run at all.
-        self.create_timer(TICK_S, self._on_tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        ValueSubscription(
+            self,
+            SliceMask,
+            topics.RECEIVED_MASKS,
+            self._on_answer,
+            topics.OF_ALL_CLIENTS,
+            conversions.answer_from_msg,
+            # APL_MSK tells of a damaged mask; the request is sent again.
+            on_damaged=lambda message, error: None,
+        )
+
+    def destroy_node(self) -> None:
+        self._sending.close()
+        super().destroy_node()
 
     @exclusive
-    def _on_prompts(self, messages: list[Prompt]) -> None:
-        newest: dict[str, ClientPrompt] = {}
-        for message in messages:
-            prompt = conversions.prompt_from_msg(message, self._client_id, time.monotonic_ns())
+    def _on_prompts(self, _: BytesSubscription) -> None:
+        self._take_prompts()
+
+    def _take_prompts(self) -> None:
+        newest: dict[str, UnreadPrompt] = {}
+        for data, came_ns in self._prompts.take_all():
+            prompt = unread_prompt(data, self._client_id, came_ns)
             former = newest.get(prompt.client_id)
             if former and prompt.cycle and prompt.cycle <= former.cycle:
                 continue
@@ -97,6 +122,8 @@ class SndInf(Node):
             newest[prompt.client_id] = replace(prompt, overtaken=former.overtaken + 1) if former else prompt
         for prompt in newest.values():
             self._outbox.put(prompt)
+        if newest:
+            self._sending.begin()
 
     @exclusive
     def _on_picture_prompt(self, message: PicturePrompt) -> None:
@@ -114,7 +141,7 @@ class SndInf(Node):
             prompt = replace(prompt, problem=prompt.problem or str(error))
         else:
             prompt = replace(prompt, image=replace(prompt.image, source=uid))
-            self._loader.want(uid)
+            self._loader.want(uid, prompt.image.key.window)
         self._outbox.put(prompt)
 
     @exclusive
@@ -137,32 +164,51 @@ class SndInf(Node):
             self._tracer.ended(message, prompt.came_ns, ended_ns, outcome, overtaken=prompt.overtaken)
 
     @exclusive
-    def _on_answer(self, message: SliceMask) -> None:
-        self._outbox.answered(message.client_id, message.cycle, message.error)
+    def _on_answer(self, answer: Answer) -> None:
+        # What is sent next is the newest that there is.
+        self._take_prompts()
+        self._outbox.answered(answer.client_id, answer.cycle, answer.error)
 
     @exclusive
     def _on_status(self, message: SegmentationStatus) -> None:
         self._outbox.settled({c.client_id: (c.requested, c.settled) for c in message.clients})
+        # An APL_MSK that was started again knows less than the former one.
+        self._sending.begin()
 
     @exclusive
-    def _on_tick(self) -> None:
+    def _on_sending(self) -> bool:
+        self._outbox.tick()
+        return self._outbox.is_busy
+
+    @exclusive
+    def _on_loading(self) -> None:
         self._loader.tick()
         self._reloader.tick()
-        self._outbox.tick()
+        if not (self._loader.is_waiting or self._reloader.is_waiting):
+            self._loading.cancel()
+
+    def _look_after_loading(self) -> None:
+        if self._loading.is_canceled():
+            self._loading.reset()
 
     @exclusive
     def _on_volumes(self, volumes: list[LoadedVolume], lost: list[LoadedVolume], last: str) -> None:
         self._loader.held([volume.uid for volume in (*volumes, *lost)])
         self._outbox.load(volumes, lost, last)
+        self._look_after_loading()
+        self._sending.begin()
 
     @exclusive
     def _on_none(self, why: str) -> None:
         self._loader.held([])
         self._outbox.unload(why or NOTHING_LOADED)
+        self._look_after_loading()
+        self._sending.begin()
 
     @exclusive
     def _on_model(self, message: ModelInfo) -> None:
         self._outbox.lack_model("" if message.name else message.error)
+        self._sending.begin()
 
 
 def main() -> None:

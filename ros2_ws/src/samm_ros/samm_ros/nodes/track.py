@@ -32,13 +32,14 @@ from samm_core.segmentation.colors import segment_color
 from samm_core.stream.session import Followed, Keyframe, StreamSession
 
 from .. import conversions, topics
-from ..support import parameters, process
+from ..support import parameters
 from ..support.detections import Detections
 from ..support.diagnostics import Diagnostics
 from ..support.direct import CountingSubscription, DirectSubscription, exclusive
 from ..support.images import array_from_compressed, array_from_image, compressed_to_msg, image_to_msg
 from ..support.stream_trace import StreamTrace
 from ..support.tracks import image_masks, label_image, picture_of, stream_view, track_to_msg
+from ..support.watch import Watch
 from ..support.world import stamp_ns
 
 CHECK_PERIOD_S = 0.05
@@ -79,6 +80,7 @@ class TrackNode(Node):
         self._image_error = self._prompt_error = ""
         self._newest: _Shown | None = None
         self._is_stale = False
+        self._watch = Watch("track", CHECK_PERIOD_S, self._check)
         self._tracks = self.create_publisher(Tracks, topics.TRACKS, topics.OF_A_STREAM)
         self._detections = Detections(self)
         self._labels = self.create_publisher(Image, topics.LABEL_IMAGE, topics.OF_A_STREAM)
@@ -95,9 +97,9 @@ class TrackNode(Node):
         ]
         DirectSubscription(self, Prompt, topics.TRACK_PROMPTS, self._on_prompt, topics.OF_ALL_CLIENTS)
         self.create_service(EditTracks, topics.EDIT_TRACKS, self._on_edit)
-        process.steady_timer(self, CHECK_PERIOD_S, self._check)
 
     def destroy_node(self) -> None:
+        self._watch.close()
         self._session.close()
         super().destroy_node()
 
@@ -120,6 +122,7 @@ class TrackNode(Node):
                 masks = image_masks(followed, self._session.view)
                 self._newest = _Shown(followed, message.header, image, masks)
                 self._is_stale = False
+                self._watch.begin()
                 self._publish()
             self._diagnostics.count("images")
             self._diagnostics.solved()
@@ -180,14 +183,13 @@ class TrackNode(Node):
             publisher.publish(message)
 
     @exclusive
-    def _check(self) -> None:
-        """Say it where no image comes: what is shown is of another time."""
-        if self._newest is None or self._is_stale:
-            return
+    def _check(self) -> bool:
+        """Say it where no image comes: what is shown is of another time. Whether it is not yet."""
         since_ns = time.monotonic_ns() - self._newest.followed.frame.received_ns
         if since_ns > self._stale_after * 1e9:
             self._is_stale = True
             self._publish_again()
+        return not self._is_stale
 
     def _on_keyframe(self, keyframe: Keyframe) -> None:
         self._trace.keyframe(keyframe)

@@ -6,7 +6,7 @@ In:   pose (PoseStamped), transform (TransformStamped): of what carries the imag
       tracks (Tracks), label_image; while a sweep is recorded, image (sensor_msgs/Image), image/compressed (CompressedImage)
 Out:  contours (visualization_msgs/MarkerArray), points (PointCloud2): metres, in the frame of the poses
 Services: record_sweep
-Parameters: image_geometry, world_frame, pose_tolerance
+Parameters: image_geometry, world_frame, pose_tolerance, roots
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class WorldNode(Node):
             "",
             "Where pixels are in what carries the image: millimetres a pixel (1 or 2 numbers), or ImageToProbe (16).",
         )
+        self._roots = parameters.declare_roots(self)
         self._world_frame = parameters.declare(
             self, "world_frame", "", "The frame that contours and points are in; empty: that of the poses."
         )
@@ -238,7 +239,7 @@ class WorldNode(Node):
             elif request.command == RecordSweep.Request.STOP:
                 self._stop()
             elif request.command == RecordSweep.Request.SAVE:
-                self._save(Path(request.path), request.spacing_mm)
+                self._save(self._roots.resolved(request.path), request.spacing_mm)
             else:
                 raise VolumeError(
                     f"There is no command {request.command}; give 0 to 2, as RecordSweep.srv says."

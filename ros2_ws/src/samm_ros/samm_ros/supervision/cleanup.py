@@ -12,9 +12,11 @@ time to end in order, and nobody would remove what killed nodes leave in shared 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 
 import psutil
 
@@ -27,6 +29,11 @@ _SIGNALS = ((signal.SIGINT, 2.0), (signal.SIGTERM, 1.0), (signal.SIGKILL, 1.0))
 _POLL_S = 0.05
 # A process that was being started when its supervisor died shows its mark within this time.
 _APPEARING_S = 0.3
+
+
+def folder_of(mark: str) -> Path:
+    """Where a process leaves in memory what helps it after it was killed and started again; removed in the end."""
+    return fastdds_files.FOLDER / f"samm_{mark}"
 
 
 def end_processes(mark: str) -> None:
@@ -44,6 +51,7 @@ def end_processes(mark: str) -> None:
                         process.send_signal(number)
             time.sleep(_POLL_S)
     fastdds_files.remove_abandoned()
+    shutil.rmtree(folder_of(mark), ignore_errors=True)
 
 
 def _processes(mark: str) -> list[psutil.Process]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,15 @@ from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
 from samm_core.errors import LaunchError, MaskError
 from samm_core.saved_work import load_work
+from samm_core.sources.roots import Roots
+
+from ..support import security
 
 Value = str | bool | int | float
 Values = Mapping[str, Value]  # by the name of the argument
 
+# Set to 1 by a user who shares the computer: other users' programs can then neither join nor listen.
+PRIVATE = "SAMM_PRIVATE"
 RESPAWN_DELAY_S = 0.5
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
@@ -82,6 +88,9 @@ class NodeProcess:
 
     def parameters(self, values: Values) -> dict[str, Value]:
         """The values of its parameters that arguments set."""
+        named = [str(values[name]) for name in ("volume", "session", "journal")]
+        # The server must read what the client's arguments name, and the other way round.
+        values = {**values, "roots": Roots.of(str(values["roots"]), named).text}
         return {
             argument.parameter or argument.name: values[argument.name]
             for argument in ARGUMENTS
@@ -117,6 +126,7 @@ ARGUMENTS = (
     Argument("window_preset", "", "Window of the volume, e.g. ct_abdomen; empty: chosen from its voxels."),
     Argument("window_lower", 0.0, "Without window_preset, the intensity of the volume that is shown black."),
     Argument("window_upper", 0.0, "And the one shown white; as window_lower: chosen from the voxels."),
+    Argument("roots", "", "Folders in which files that a message names are read and written, with ':' between them; empty: the one where this is started."),
     Argument("session", "", "File of saved work to go on with: it says volume, window and model, and its segments are opened; empty: none."),
     Argument("sweep", True, "Embed the rest of the volume ahead of need."),
     Argument("cache_8bit", False, "Keep embeddings at 8 bits per value, not 16: twice as many fit; masks keep a Dice of 0.998."),
@@ -129,28 +139,29 @@ ARGUMENTS = (
     Argument("composed", True, "true: one process per side, samm_server and samm_client; false: one process per node."),
     Argument("respawn", True, "Start a process again when it has ended."),
     Argument("network", False, "false: reachable from this computer only; true: from the network."),
+    Argument("security", "", "Keystore of SROS 2, to encrypt and to let in its enclaves alone; empty: none."),
     Argument("bridge", True, "Start slicer_bridge, for 3D Slicer."),
     Argument("bridge_address", "127.0.0.1", "IP address of the bridge; beyond this computer only with bridge_keys.", "address"),
     Argument("bridge_port", 8800, "The bridge's port for Slicer-IPP; 0: any.", "port"),
-    Argument("samm_port", 8799, "The bridge's port for the SAMM extension, release 1.1; 0: any; -1: none."),
+    Argument("samm_port", 8799, "The bridge's port for the SAMM extension, 1.1 and 1.2; 0: any; -1: none."),
     Argument("bridge_keys", "", "Folder with the bridge's keys, from `samm keys`; empty: no encryption.", "keys_folder"),
 )
 
 _BACKEND = ("checkpoint", "device", "backend")
-_EMBEDDING = ("model", *_BACKEND, "volume", "window_preset", "window_lower", "window_upper", "sweep", "cache_8bit")
+_EMBEDDING = ("model", *_BACKEND, "volume", "window_preset", "window_lower", "window_upper", "roots", "sweep", "cache_8bit")
 _STREAM = ("region",)
 _LISTENER = ("bridge_address", "bridge_port", "samm_port", "bridge_keys")
 
 PROCESSES = (
     NodeProcess("samm_server", _composed, "server.yaml", (*_EMBEDDING, *_STREAM, "trace")),
-    NodeProcess("samm_client", _composed, "client.yaml", ("journal", "session", "image_geometry", "trace")),
+    NodeProcess("samm_client", _composed, "client.yaml", ("roots", "journal", "session", "image_geometry", "trace")),
     NodeProcess("embedding", _separate, "server.yaml", (*_EMBEDDING, *_STREAM, "trace")),
     NodeProcess("rcv_inf", _separate, "server.yaml", ("trace",)),
     NodeProcess("cpl_inf", _separate, "server.yaml", (*_BACKEND, "trace")),
     NodeProcess("snd_inf", _separate, "client.yaml", ("trace",)),
     NodeProcess("rcv_msk", _separate, "client.yaml", ("trace",)),
-    NodeProcess("apl_msk", _separate, "client.yaml", ("journal", "session", "trace")),
-    NodeProcess("world", _separate, "client.yaml", ("image_geometry",)),
+    NodeProcess("apl_msk", _separate, "client.yaml", ("roots", "journal", "session", "trace")),
+    NodeProcess("world", _separate, "client.yaml", ("roots", "image_geometry")),
     NodeProcess("slicer_bridge", _bridge, "client.yaml", _LISTENER, package="slicer_ros_bridge"),
 )
 # fmt: on
@@ -183,10 +194,14 @@ def processes(values: Values) -> list[NodeProcess]:
     return [process for process in PROCESSES if process.runs(values)]
 
 
-def environment(network: bool = False) -> dict[str, str]:
-    """Environment variables for every process that joins the node graph. network: as the argument of that name."""
+def environment(network: bool = False, keystore: str = "") -> dict[str, str]:
+    """Environment variables for every process that joins the node graph.
+
+    network, keystore: as the arguments network and security. Raises LaunchError for a keystore that cannot be used.
+    """
     # Fast DDS silently loses images over 256 KB with its own defaults. These profiles make room for them.
-    profile = "fastdds_network.xml" if network else "fastdds.xml"
+    here = "fastdds_private.xml" if os.environ.get(PRIVATE) == "1" else "fastdds.xml"
+    profile = "fastdds_network.xml" if network else here
     variables = {
         "FASTRTPS_DEFAULT_PROFILES_FILE": str(config_file(profile)),
         "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp",
@@ -196,7 +211,7 @@ def environment(network: bool = False) -> dict[str, str]:
         variables["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SYSTEM_DEFAULT"
         # With the older ROS_LOCALHOST_ONLY=1, rmw_fastrtps ignores the profile and listens on every interface.
         variables["ROS_LOCALHOST_ONLY"] = ""
-    return variables
+    return variables | security.environment(keystore) if keystore else variables
 
 
 def config_file(name: str) -> Path:
@@ -224,11 +239,17 @@ def command(process: NodeProcess, values: Values) -> list[str]:
         words += ["-r", f"__ns:=/{namespace}"]
     for topic, name in remappings(values).items():
         words += ["-r", f"{topic}:={name}"]
+    words += enclave(process, values)
     words += ["--params-file", str(config_file(process.parameter_file))]
     for name, value in process.parameters(values).items():
         # rcl reads the value as YAML, of which JSON is a part.
         words += ["-p", f"{name}:={json.dumps(value, ensure_ascii=False)}"]
     return words
+
+
+def enclave(process: NodeProcess, values: Values) -> list[str]:
+    """With SROS 2, the arguments that name the enclave of a process: its identity and permissions in the keystore."""
+    return ["--enclave", f"/samm/{process.executable}"] if values["security"] else []
 
 
 def _prefix(package: str) -> Path:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from types import TracebackType
 from samm_core.errors import LaunchError
 
 from . import cleanup, fastdds_files, processes
+from .fork_server import ForkedProcess, ForkServer
 
 # A process that fails sooner has failed at its start. After so many such failures, and no success, it is given up.
 STARTED_AFTER_S = 5.0
@@ -41,12 +43,12 @@ def launch(arguments: Mapping[str, str], log_dir: Path, on_line: OnLine | None =
     values = processes.read_arguments(arguments)
     environment = {
         **os.environ,
-        **processes.environment(bool(values["network"])),
+        **processes.environment(bool(values["network"]), str(values["security"])),
         "PYTHONUNBUFFERED": "1",
         "ROS_LOG_DIR": str(log_dir.resolve() / "ros"),
     }
     commands = {each.executable: processes.command(each, values) for each in processes.processes(values)}
-    return Supervisor(commands, log_dir, environment, bool(values["respawn"]), on_line)
+    return Supervisor(commands, log_dir, environment, bool(values["respawn"]), on_line, forked=commands)
 
 
 class _Log:
@@ -79,7 +81,7 @@ class _Child:
     name: str
     command: Sequence[str]
     log: _Log
-    popen: subprocess.Popen | None = None
+    process: subprocess.Popen | ForkedProcess | None = None
     started_at: float = 0.0
     due_at: float | None = None
     failed_starts: int = 0
@@ -88,7 +90,7 @@ class _Child:
     @property
     def lives(self) -> bool:
         """Whether it runs, or is to be started again."""
-        return self.popen is not None or self.due_at is not None
+        return self.process is not None or self.due_at is not None
 
 
 class Supervisor:
@@ -99,6 +101,8 @@ class Supervisor:
     environment: of the processes.
     respawn: start a process again when it has ended.
     on_line: see OnLine; called from a thread.
+    forked: names of the commands that are executables of samm_ros.start. They are forks of a process that has
+        imported what they import.
 
     A process that fails at its start is a LaunchError with the end of its log: raised by check(), by wait() and on
     leaving the context.
@@ -111,6 +115,7 @@ class Supervisor:
         environment: Mapping[str, str],
         respawn: bool = True,
         on_line: OnLine | None = None,
+        forked: Collection[str] = (),
     ) -> None:
         self.log_dir = log_dir.resolve()
         self._mark = uuid.uuid4().hex
@@ -126,6 +131,8 @@ class Supervisor:
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._cleanup: subprocess.Popen | None = None
+        self._forked = list(forked)
+        self._fork_server: ForkServer | None = None
 
     def __enter__(self) -> Supervisor:
         self.start()
@@ -143,7 +150,7 @@ class Supervisor:
     def processes(self) -> dict[str, int]:
         """Process id of each process that is running, by name."""
         with self._changed:
-            return {c.name: c.popen.pid for c in self._children if c.popen and c.popen.poll() is None}
+            return {c.name: c.process.pid for c in self._children if c.process and c.process.poll() is None}
 
     def start(self) -> None:
         self.log_dir.mkdir(parents=True, exist_ok=True)
@@ -153,6 +160,8 @@ class Supervisor:
             start_new_session=True,
         )
         with self._changed:
+            if self._forked:
+                self._fork_server = ForkServer(self._forked, self._environment)
             for child in self._children:
                 self._start(child)
         self._watcher.start()
@@ -163,9 +172,13 @@ class Supervisor:
             if self._stopping or not self._cleanup:
                 return
             self._stopping = True
+            if self._fork_server:
+                self._fork_server.close()
         cleanup.end_processes(self._mark)
         self._over.set()
         self._watcher.join()
+        if self._fork_server:
+            self._fork_server.wait()
         self._cleanup.kill()
         self._cleanup.communicate()
 
@@ -194,8 +207,12 @@ class Supervisor:
         child.due_at, child.started_at = None, time.monotonic()
         # The process writes to its log directly: it never waits for us, and no line is lost when we die.
         try:
+            if child.name in self._forked:
+                child.process = self._fork_server.start(child.name, child.command, child.log.path)
+                child.started_at = time.monotonic()  # not while its imports were made
+                return
             with open(child.log.path, "ab") as log:
-                child.popen = subprocess.Popen(
+                child.process = subprocess.Popen(
                     child.command,
                     env=self._environment,
                     stdin=subprocess.DEVNULL,
@@ -210,39 +227,52 @@ class Supervisor:
         over = False
         while not over:
             over = self._over.wait(_POLL_S)  # and once more then, for the last lines
+            self._keep_fork_server()
             for child in self._children:
                 with self._changed:
                     self._look_after(child)
                 for line in child.log.new_lines():
                     self._on_line(child.name, line)
 
+    def _keep_fork_server(self) -> None:
+        with self._changed, contextlib.suppress(OSError):
+            if self._fork_server and not self._stopping:
+                self._fork_server.keep()
+
     def _look_after(self, child: _Child) -> None:
-        if child.due_at is not None and time.monotonic() >= child.due_at and not self._stopping:
-            self._start(child)
-        status = child.popen.poll() if child.popen else None
+        self._start_if_due(child)
+        status = child.process.poll() if child.process else None
         if status is None:
             return
-        child.popen = None
+        child.process = None
         self._changed.notify_all()
         if self._stopping:
             return
+        told = self._judge_end(child, status)
+        self._start_if_due(child)
         if status < 0:
             fastdds_files.remove_abandoned()
-        self._judge_end(child, status)
+        if told:
+            self._on_line(child.name, told)
 
-    def _judge_end(self, child: _Child, status: int) -> None:
-        """Start it again, give it up, or leave it at that."""
+    def _start_if_due(self, child: _Child) -> None:
+        if child.due_at is not None and time.monotonic() >= child.due_at and not self._stopping:
+            self._start(child)
+
+    def _judge_end(self, child: _Child, status: int) -> str:
+        """Say when it is started again, give it up, or leave it at that; what is to be told of it, if anything."""
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         child.has_started |= time.monotonic() - child.started_at >= STARTED_AFTER_S
         if not child.has_started and status != 0 and status not in _KILLED:
             child.failed_starts += 1
             if child.failed_starts >= START_ATTEMPTS or not self._respawn:
                 self._fail(child, how)
-                return
+                return ""
         if self._respawn:
-            child.due_at = time.monotonic() + processes.RESPAWN_DELAY_S
-            how += f"; it is started again in {processes.RESPAWN_DELAY_S:g} s"
-        self._on_line(child.name, f"[WARN] {child.name} {how}; its log is {child.log.path}")
+            # At once, if it has lived for a moment.
+            child.due_at = child.started_at + processes.RESPAWN_DELAY_S
+            how += "; it is started again"
+        return f"[WARN] {child.name} {how}; its log is {child.log.path}"
 
     def _fail(self, child: _Child, how: str) -> None:
         times = f" {child.failed_starts} times" if child.failed_starts > 1 else ""

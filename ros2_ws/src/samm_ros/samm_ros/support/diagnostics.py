@@ -8,18 +8,21 @@ STALE: a managed node that is not active, and so has nothing to say.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 
 from .. import topics
-from . import process
 from .lifecycle import LifecycleNode
+from .watch import Watch
 
 PERIOD_S = 1.0
 # One client's bad prompt is news for so long, not until somebody sends a good one.
@@ -48,7 +51,7 @@ class Diagnostics:
         self._failing = ""
         self._lock = threading.Lock()
         self._publisher = node.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, 10)
-        process.steady_timer(node, PERIOD_S, self._report)
+        _add(self)
 
     def count(self, what: str) -> None:
         with self._lock:
@@ -83,7 +86,10 @@ class Diagnostics:
             return DiagnosticStatus.WARN, self._problem
         return DiagnosticStatus.OK, "ok"
 
-    def _report(self) -> None:
+    def report(self) -> None:
+        """Publish, while the node is being served."""
+        if self._node.executor is None:
+            return
         with self._lock:
             (level, message), readings = self._level(), dict(self._counts)
         readings.update(self._values())
@@ -97,3 +103,28 @@ class Diagnostics:
         array = DiagnosticArray(status=[status])
         array.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(array)
+
+
+# Those of all nodes of this process are reported together: one thread wakes, and no executor.
+_all: weakref.WeakSet[Diagnostics] = weakref.WeakSet()
+_lock = threading.Lock()
+_reporting: Watch | None = None
+
+
+def _add(diagnostics: Diagnostics) -> None:
+    global _reporting
+    with _lock:
+        _all.add(diagnostics)
+        if _reporting is None:
+            _reporting = Watch("diagnostics", PERIOD_S, _report_all)
+    _reporting.begin()
+
+
+def _report_all() -> bool:
+    with _lock:
+        every = list(_all)
+    for each in every:
+        # A node may end meanwhile.
+        with contextlib.suppress(rclpy_implementation.InvalidHandle, rclpy_implementation.RCLError):
+            each.report()
+    return bool(every)

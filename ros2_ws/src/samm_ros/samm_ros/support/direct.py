@@ -8,8 +8,10 @@ QoS events. With three nodes that is a millisecond a hop, and a cycle has five. 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +21,9 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
-# How late the thread may notice that its context is gone; of its own end it is told.
-_CHECK_NS = 500_000_000
+# The thread is told when its context is shut down, and of its own end; it looks so often all the same.
+_CHECK_NS = 5_000_000_000
+_LONGEST_WAIT_NS = 1_000_000_000
 
 
 class _NotTheExecutors(CallbackGroup):
@@ -70,6 +73,7 @@ class DirectSubscription:
             callback_group=_NotTheExecutors(self),
             qos_overriding_options=QoSOverridingOptions.with_default_policies() if overridable else None,
         )
+        node.context.on_shutdown(self._wake_up)
         self._thread = threading.Thread(target=self._serve, name=topic, daemon=True)
         self._thread.start()
 
@@ -78,11 +82,15 @@ class DirectSubscription:
         if self._closed:
             return
         self._closed = True
-        self._wake.trigger_guard_condition()
+        self._wake_up()
         if threading.current_thread() is not self._thread:
             self._thread.join()
         self._node.destroy_subscription(self._subscription)
         self._wake.destroy_when_not_in_use()
+
+    def _wake_up(self) -> None:
+        with contextlib.suppress(rclpy_implementation.InvalidHandle, rclpy_implementation.RCLError):
+            self._wake.trigger_guard_condition()
 
     def _serve(self) -> None:
         context, handle = self._node.context, self._subscription.handle
@@ -98,7 +106,7 @@ class DirectSubscription:
                     taken = self._take(handle)
                 # Nothing, where the time ran out.
                 if taken and not self._closed:
-                    self._call(taken)
+                    self._call(taken, self._callback)
         except (rclpy_implementation.InvalidHandle, rclpy_implementation.RCLError):
             # A destroyed node's handle, or a context that is shut down, ends the thread; anything else must be noticed.
             if not self._closed and context.ok():
@@ -108,23 +116,50 @@ class DirectSubscription:
         taken = handle.take_message(self._subscription.msg_type, False)
         return taken and taken[0]
 
-    def _call(self, message: object) -> None:
+    def _call(self, taken: object, callback: Callable[[object], None]) -> None:
         try:
-            self._callback(message)
+            callback(taken)
         except Exception as error:
             if self._node.context.ok():
                 self._node.get_logger().error(f"{self._thread.name}: {type(error).__name__}: {error}")
 
 
-class BatchSubscription(DirectSubscription):
-    """A DirectSubscription whose callback gets a list: what has come since it was called last, the oldest first."""
+class BytesSubscription(DirectSubscription):
+    """A DirectSubscription that reads no message: its callback is called with itself, and takes what it wants.
 
-    def _take(self, handle: object) -> list[object]:
-        taken = []
-        # No more than fits, or a flood would never be worked on.
-        while len(taken) < self._depth and (message := super()._take(handle)):
-            taken.append(message)
+    apart_s: how long it lets messages gather after each call, so that a flood costs no wake a message.
+    """
+
+    def __init__(self, *arguments: Any, apart_s: float, **options: Any) -> None:
+        self._apart_s = apart_s
+        self._ended = threading.Event()
+        super().__init__(*arguments, **options)
+
+    def destroy(self) -> None:
+        self._ended.set()
+        super().destroy()
+
+    def take_all(self) -> list[tuple[bytes, int]]:
+        """What has come since the last call, the oldest first, and when it came, ns of CLOCK_MONOTONIC; from any thread."""
+        taken: list[tuple[bytes, int]] = []
+        now, wall = time.monotonic_ns(), time.time_ns()
+        handle, message_type = self._subscription.handle, self._subscription.msg_type
+        # Nothing, once it is destroyed.
+        with contextlib.suppress(rclpy_implementation.InvalidHandle), handle:
+            # No more than fits, or a flood would never be worked on.
+            while len(taken) < self._depth and (message := handle.take_message(message_type, True)):
+                data, info = message
+                # The wall clock, which DDS has, may have been set meanwhile; 0: this DDS does not tell.
+                waited_ns = wall - (info["received_timestamp"] or wall)
+                taken.append((data, now - min(max(0, waited_ns), _LONGEST_WAIT_NS)))
         return taken
+
+    def _take(self, handle: object) -> object:
+        return self
+
+    def _call(self, taken: object, callback: Callable[[object], None]) -> None:
+        super()._call(taken, callback)
+        self._ended.wait(self._apart_s)
 
 
 class CountingSubscription(DirectSubscription):

@@ -15,6 +15,8 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from samm_core.sources.roots import Roots
+
 Value = TypeVar("Value", str, bool, int, float)
 OnSet = Callable[[Any], None]
 
@@ -54,6 +56,17 @@ def declare_integer(
     limits = IntegerRange(from_value=between[0], to_value=between[1], step=1)
     descriptor = ParameterDescriptor(description=description, integer_range=[limits])
     return _declare(node, name, default, descriptor, on_set)
+
+
+def declare_roots(node: Node, *named: str) -> Roots:
+    """Where the node may read and write what a message names. named: files that its other parameters name."""
+    text = declare(
+        node,
+        "roots",
+        "",
+        "Folders in which files that a message names are read and written, with ':' between them; empty: the one it runs in.",
+    )
+    return Roots.of(text, named)
 
 
 def _declare(

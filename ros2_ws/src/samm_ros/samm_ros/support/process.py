@@ -37,8 +37,9 @@ from rclpy.task import Task
 from rclpy.timer import Timer
 
 from samm_core.allocator import keep_freed_memory
+from samm_core.private import keep_files_private
 
-from . import direct, parameters
+from . import direct, parameters, security, shared_memory, watch
 from .lifecycle import LifecycleNode
 
 # Enough for a service that waits, an action and its cancellation, beside the timers.
@@ -89,18 +90,23 @@ def ros(args: list[str] | None = None) -> Iterator[None]:
     """
     with _noted_signals():
         threading.excepthook = _on_dead_thread
+        # Journals, logs, saved embeddings and segmentations: patients' data.
+        keep_files_private()
+        security.require_what_was_asked_for()
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         try:
             yield
         except ExternalShutdownException:
             pass
         finally:
+            watch.close_all()
             rclpy.try_shutdown()
     _leave()
 
 
 def spin(*nodes: Node) -> None:
     """Serve the nodes' callbacks on this thread: the shortest way from a message to its callback that rclpy has."""
+    shared_memory.keep_private()
     executor = _Executor()
     for node in nodes:
         executor.add_node(node)
@@ -116,6 +122,7 @@ def spin(*nodes: Node) -> None:
 @contextlib.contextmanager
 def spinning_aside(*nodes: Node) -> Iterator[None]:
     """Serve nodes whose callbacks may take long on threads of their own, so that they delay no other node."""
+    shared_memory.keep_private()
     executor = _Executor(_BACKGROUND_THREADS)
     for node in nodes:
         executor.add_node(node)

@@ -1,6 +1,9 @@
 # Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""A publisher that numbers what it sends, so that a subscriber can count what is lost."""
+"""A publisher that numbers what it sends, so that a subscriber can count what is lost.
+
+What it sends goes to this process's own subscribers as it is, see handover.py, and is made a message for others alone.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,11 @@ from typing import Any, TypeVar
 
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from rclpy.time import Time
 from samm_msgs.msg import SliceMask, SliceRequest
 
 from .. import conversions, topics
+from . import handover
 
 Message = TypeVar("Message")
 
@@ -28,7 +33,10 @@ def stamped(node: Node, message: Message, frame_id: str = topics.FRAME_ID) -> Me
 
 
 class NumberedPublisher:
-    """Sends what `to_msg(value, sequence, stamp)` makes of a value, with whose sequence it is. Thread-safe."""
+    """Sends what `to_msg(value, sequence, stamp)` makes of a value, with whose sequence it is. Thread-safe.
+
+    Numbers are given to what is sent: while nobody listens, or subscriptions to its values in this process alone, nothing is.
+    """
 
     def __init__(
         self,
@@ -38,27 +46,40 @@ class NumberedPublisher:
         qos: QoSProfile,
         to_msg: Callable[[Any, int, Any], Any],
     ) -> None:
+        self._node, self._topic = node, node.resolve_topic_name(topic)
         self._clock = node.get_clock()
         self._publisher = node.create_publisher(message_type, topic, qos)
         self._to_msg = to_msg
         self._sequence = itertools.count(1)
         # A process that is started again counts from 1 again: the mark tells the two sequences apart.
         self._identity = f"{node.get_fully_qualified_name()} {uuid.uuid4().hex[:8]}"
+        handover.publishes(self._identity)
         # Numbered and sent under one lock, so that a gap in the numbers is a loss and nothing else.
         self._lock = threading.Lock()
 
-    def publish(self, value: object) -> int:
-        """Send `value`; the nanoseconds of CLOCK_MONOTONIC at which it was handed over.
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody listens."""
+        return self._publisher.get_subscription_count() > 0
+
+    def publish(self, value: object, at: Time | None = None) -> int:
+        """Send `value`, stamped with `at` or the time now; the nanoseconds of CLOCK_MONOTONIC at which it was handed over.
 
         Taken before the hand-over: after it, the receiver may already have stamped an event of its own.
         """
-        with self._lock:
-            message = self._to_msg(value, next(self._sequence), self._clock.now().to_msg())
-            message.header.frame_id = topics.FRAME_ID
-            if hasattr(message, "publisher"):
-                message.publisher = self._identity
-            handed_over_ns = time.monotonic_ns()
-            self._publisher.publish(message)
+        handed_over_ns = time.monotonic_ns()
+        here = handover.subscriptions(self._node, self._topic)
+        # Each of them is a subscription to the topic too.
+        if self._publisher.get_subscription_count() > len(here):
+            with self._lock:
+                message = self._to_msg(value, next(self._sequence), (at or self._clock.now()).to_msg())
+                message.header.frame_id = topics.FRAME_ID
+                if hasattr(message, "publisher"):
+                    message.publisher = self._identity
+                handed_over_ns = time.monotonic_ns()
+                self._publisher.publish(message)
+        for subscription in here:
+            subscription.hand_over(value)
         return handed_over_ns
 
 

@@ -59,6 +59,11 @@ class VolumeReloader:
         self._picture_client = node.create_client(LoadPicture, topics.LOAD_PICTURE)
         node.create_subscription(VolumeList, topics.VOLUMES, self._on_volumes, topics.LATCHED)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether `tick` has anything to request, now or later."""
+        return bool(self._lost)
+
     def tick(self) -> None:
         """Request the volume that comes next, as soon as there is a server, until there is an answer."""
         if not self._lost:

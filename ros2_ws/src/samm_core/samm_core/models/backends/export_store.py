@@ -86,6 +86,11 @@ def write_manifest(export: Path, identity: str) -> None:
     (export / _MANIFEST).write_text(json.dumps({"identity": identity, "files": files}, indent=1))
 
 
+def manifest_of(export: Path) -> bytes:
+    """What names the content of an export that is whole."""
+    return (export / _MANIFEST).read_bytes()
+
+
 def encoder_digest(export: Path) -> str:
     """The digests of the encoder's files in an export that is whole; equal encoders have equal ones."""
     files = json.loads((export / _MANIFEST).read_text())["files"]

@@ -9,7 +9,7 @@ import copy
 import hashlib
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from ..base import (
 )
 from ..parity import Reference, check_parity
 from ..processor import Processor, check_image
+from . import compiled_store
 from .export_store import REFERENCE_FILE, encoder_digest, exports_of_same_encoder
 
 # The name of each precision, in OpenVINO and among the capabilities that it reports.
@@ -66,26 +67,30 @@ class OpenVinoModel(SegmentationModel):
         self.export = export
         self._precision = precision
         self._core = openvino.Core()
+        self._mark = compiled_store.mark_of(export, _cpu())
         self._ahead: _Pool | None = None
         self._background: OpenVinoModel | None = None
         self._later = threading.Lock()
         self._compile_all()
 
     def _compile_all(self) -> None:
-        export, processor = self.export, self.processor
-        separate = "points" if (export / "points.xml").is_file() else "decoder"
-        with ThreadPoolExecutor(self._cores) as compiling:
-            encoder = compiling.submit(self._compile_encoder, self._cores, 1)
-            # A box is two points, and so is one point with its padding. Two, as a fixed shape, decode a fifth faster.
-            box = compiling.submit(self._compile_decoder, "decoder", 2)
-            if processor.takes_points:
-                points = compiling.submit(self._compile_decoder, separate, -1)
-                one = box if separate == "decoder" else compiling.submit(self._compile_decoder, separate, 2)
-                self._points, self._one_point = points.result(), one.result()
-            self._encoder, self._box = encoder.result(), box.result()
+        """Begin to compile; whoever uses a network waits for it."""
+        separate = "points" if (self.export / "points.xml").is_file() else "decoder"
+        compiling = ThreadPoolExecutor(self._cores, "compiling")
+        # A box is two points, and so is one point with its padding. Two, as a fixed shape, decode a fifth faster.
+        self._box = compiling.submit(self._compile_decoder, "decoder", 2)
+        self._encoder = compiling.submit(self._compile_encoder, self._cores, 1)
+        if self.processor.takes_points:
+            has_own = separate != "decoder"
+            self._one_point = compiling.submit(self._compile_decoder, separate, 2) if has_own else self._box
+            self._points = compiling.submit(self._compile_decoder, separate, -1)
+        compiling.shutdown(wait=False)
 
     def encode(self, images: Sequence[np.ndarray], ahead: bool = False) -> list[Embedding]:
-        return [self._encode(image, self._ahead_encoder() if ahead else self._encoder) for image in images]
+        if not images:
+            return []
+        encoder = self._ahead_encoder() if ahead else self._encoder.result()
+        return [self._encode(image, encoder) for image in images]
 
     def _decode_all(self, embedding: Embedding, prompts: Sequence[PixelPrompt]) -> list[MaskResult]:
         return [self._decode(embedding, prompt) for prompt in prompts]
@@ -97,7 +102,7 @@ class OpenVinoModel(SegmentationModel):
         decoder = self._box
         if prompt.has_points:
             decoder = self._one_point if len(labels) == 2 else self._points
-        logits, scores = decoder.run([features[None], coords[None], labels[None]])
+        logits, scores = decoder.result().run([features[None], coords[None], labels[None]])
         proposed = slice(1, None) if self.processor.multimask_output(prompt) else slice(0, 1)
         logits, scores = logits[0, proposed], scores[0, proposed]
         best = index_of_choice(scores, prompt.choice)
@@ -109,7 +114,7 @@ class OpenVinoModel(SegmentationModel):
         return self._embedding(np.ascontiguousarray(features.transpose(1, 2, 0), np.float16), original_size)
 
     def warm_up(self) -> None:
-        """Nothing is left to do: the parity check has encoded and decoded."""
+        """Nothing is to be done ahead: the first slice is a tenth slower than the next."""
 
     def _encode(self, image: np.ndarray, encoder: _Pool) -> Embedding:
         size = check_image(image)
@@ -147,31 +152,48 @@ class OpenVinoModel(SegmentationModel):
         return again
 
     def _compile_encoder(self, threads: int, streams: int) -> _Pool:
-        return _Pool(self._compile(self.export / "encoder.xml", self._precision, threads, streams), streams)
+        compiled = self._compile(
+            "encoder", lambda: self.export / "encoder.xml", self._precision, threads, streams
+        )
+        return _Pool(compiled, streams)
 
     def _compile_decoder(self, name: str, points: int) -> _Pool:
         """points: how many each prompt has, a box's two corners and the padding included; -1: any number."""
-        decoder = self._core.read_model(self.export / f"{name}.xml")
-        features = decoder.inputs[0].partial_shape
-        batch = 1 if points > 0 else -1
-        decoder.reshape({0: [1, *list(features)[1:]], 1: [batch, points, 2], 2: [batch, points]})
-        return _Pool(self._compile(decoder, "float32", self._cores, 1), 1)
+
+        def read() -> openvino.Model:
+            decoder = self._core.read_model(self.export / f"{name}.xml")
+            features = decoder.inputs[0].partial_shape
+            batch = 1 if points > 0 else -1
+            decoder.reshape({0: [1, *list(features)[1:]], 1: [batch, points, 2], 2: [batch, points]})
+            return decoder
+
+        kept_as = name if points < 0 else f"{name}-{points}"
+        return _Pool(self._compile(kept_as, read, "float32", self._cores, 1), 1)
 
     def _compile(
-        self, network: Path | openvino.Model, precision: str, threads: int, streams: int
+        self,
+        kept_as: str,
+        network: Callable[[], Path | openvino.Model],
+        precision: str,
+        threads: int,
+        streams: int,
     ) -> openvino.CompiledModel:
-        return self._core.compile_model(
-            network,
-            "CPU",
-            {
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_PRECISION_HINT": _HINTS[precision],
-                "INFERENCE_NUM_THREADS": threads * streams,
-                "NUM_STREAMS": streams,
-                # Pinned to cores, encoder and decoder would wait for the same cores while others idle.
-                "ENABLE_CPU_PINNING": False,
-            },
-        )
+        """Compiled before, or now. How many threads and streams it has is said each time: the file is the same."""
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "INFERENCE_NUM_THREADS": threads * streams,
+            "NUM_STREAMS": streams,
+            # Pinned to cores, encoder and decoder would wait for the same cores while others idle.
+            "ENABLE_CPU_PINNING": False,
+        }
+        file = self.export / f"compiled-{kept_as}-{precision}-{self._mark}"
+        if (kept := compiled_store.load_compiled(file)) is not None:
+            with contextlib.suppress(RuntimeError):  # told by compiling it
+                return self._core.import_model(openvino.Tensor(kept), "CPU", settings)
+        compiled = self._core.compile_model(network(), "CPU", settings)
+        compiled_store.save_compiled(file, compiled.export_model().getvalue())
+        return compiled
 
 
 class _Pool:
@@ -206,25 +228,26 @@ def fast_precisions() -> tuple[str, ...]:
 def activate(name: str, processor: Processor, export: Path, precision: str) -> OpenVinoModel:
     """The model of an export. Raises BackendError where it does not agree with the reference in this precision.
 
-    A refusal is written down beside the export, for this CPU and this file's settings, so that a second start does not
-    compile what the first refused. Agreement is checked anew at every start.
+    A refusal is written down beside the export, so that a second start does not compile what the first refused. Agreement
+    is written down until the computer is started again: a server that died is back before the check would be over.
     """
-    cpu = openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")
-    digest = hashlib.blake2b(cpu.encode() + Path(__file__).read_bytes(), digest_size=8).hexdigest()
-    known = export / f"refused-{precision}-{digest}.txt"
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        if why := known.read_text():
-            raise BackendError(why)
+    mark = compiled_store.mark_of(export, _cpu())
+    if why := compiled_store.refusal(export, precision, mark):
+        raise BackendError(why)
     model = OpenVinoModel(name, processor, export, precision)
+    if compiled_store.agrees_since_boot(export, precision, mark):
+        return model
     try:
         check_parity(model, Reference.load(export / REFERENCE_FILE), precision)
     except BackendError as error:
-        part = known.with_suffix(f".{os.getpid()}")
-        with contextlib.suppress(OSError):
-            part.write_text(str(error))
-            os.replace(part, known)
+        compiled_store.note_refusal(export, precision, mark, str(error))
         raise
+    compiled_store.note_agreement(export, precision, mark)
     return model
+
+
+def _cpu() -> str:
+    return openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")
 
 
 def _run_when_idle() -> None:
