@@ -24,7 +24,7 @@ from samm_core.latency.events import Task
 
 from .. import topics
 
-FLUSH_S = 0.25
+FLUSH_S = 0.1
 # The graph's own readers want the newest alone, a recording wants all: on a busy machine it reads seconds late, and a
 # client may publish a thousand prompts per second.
 _DEPTH = 10_000
