@@ -110,6 +110,13 @@ class Samm12Extension:
         assert self.get("/finetuning/datasets") == {"datasets": []}
         return self.get("/prepared")["prepared"]
 
+    def until_prepared(self) -> None:
+        """Until the bridge has heard of the graph's model."""
+        deadline = time.monotonic() + 60.0
+        while self.get("/prepared")["prepared"] is None:
+            assert time.monotonic() < deadline, "no model is prepared"
+            time.sleep(0.1)
+
     def prepare(self, weight_id: str) -> dict[str, Any]:
         return self.post(f"/models/{urllib.parse.quote(weight_id, safe='')}/prepare")
 

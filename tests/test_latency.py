@@ -420,7 +420,9 @@ def test_a_failed_replay_leaves_nothing(
     with BagWriter(tmp_path / "bag") as writer:
         for topic, kind in (("/volume_info", volume), ("/prompts", prompt)):
             writer.add(Topic(topic, kind, definition_of(kind, share), ""))
-        writer.write("/volume_info", serialize_message(VolumeInfo(uid="x", uri="/absent.nii")), 1)
+        writer.write(
+            "/volume_info", serialize_message(VolumeInfo(uid="x", uri=str(tmp_path / "absent.nii"))), 1
+        )
         writer.write("/prompts", serialize_message(Prompt()), 2)
     output = tmp_path / "again"
     arguments = ["replay", str(tmp_path / "bag"), "--output", str(output), "--namespace", f"/{shared_graph}"]

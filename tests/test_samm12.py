@@ -901,6 +901,7 @@ def bridge(
     shared_graph: str, mni_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BridgeProcess]:
     with BridgeProcess(shared_graph, tmp_path_factory.mktemp("bridge")) as bridge:
+        Samm12Extension(bridge.ports["SAMM"]).until_prepared()
         yield bridge
     with GraphClient(shared_graph, "after") as client:
         client.load(mni_path)

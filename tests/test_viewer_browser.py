@@ -138,7 +138,7 @@ def test_another_browser_has_work_of_its_own_and_a_link_shares_it(
     joined = ViewerPage(chrome, f"{url}&session={other.state('link')}")
     joined.wait("s.segments.length === 1 && s.segments[0].ml > 0")
     fetched = []
-    joined.page.on("download", fetched.append)
+    joined.page.on("download", lambda download: fetched.append(download))
     other.page.click("#save")
     with other.page.expect_download():
         other.page.click("#save-nii-gz")

@@ -86,6 +86,9 @@ class Diagnostics:
             return DiagnosticStatus.WARN, self._problem
         return DiagnosticStatus.OK, "ok"
 
+    def is_of(self, node: Node) -> bool:
+        return self._node is node
+
     def report(self) -> None:
         """Publish, while the node is being served."""
         if self._node.executor is None:
@@ -109,6 +112,15 @@ class Diagnostics:
 _all: weakref.WeakSet[Diagnostics] = weakref.WeakSet()
 _lock = threading.Lock()
 _reporting: Watch | None = None
+# Held while a node is asked: its lifecycle's state machine must not be destroyed then.
+_asking = threading.Lock()
+
+
+def end(node: Node) -> None:
+    """Report of a node no more; before it is destroyed."""
+    with _asking, _lock:
+        for each in [each for each in _all if each.is_of(node)]:
+            _all.remove(each)
 
 
 def _add(diagnostics: Diagnostics) -> None:
@@ -124,7 +136,8 @@ def _report_all() -> bool:
     with _lock:
         every = list(_all)
     for each in every:
-        # A node may end meanwhile.
-        with contextlib.suppress(rclpy_implementation.InvalidHandle, rclpy_implementation.RCLError):
-            each.report()
+        # A node that is no lifecycle node may be destroyed meanwhile.
+        with _asking, contextlib.suppress(rclpy_implementation.InvalidHandle, rclpy_implementation.RCLError):
+            if each in _all:
+                each.report()
     return bool(every)

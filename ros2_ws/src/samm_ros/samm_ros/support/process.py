@@ -39,7 +39,7 @@ from rclpy.timer import Timer
 from samm_core.allocator import keep_freed_memory
 from samm_core.private import keep_files_private
 
-from . import direct, parameters, security, shared_memory, watch
+from . import diagnostics, direct, parameters, security, shared_memory, watch
 from .lifecycle import LifecycleNode
 
 # Enough for a service that waits, an action and its cancellation, beside the timers.
@@ -216,6 +216,7 @@ class _Executor(Executor):
 
 def _destroy(node: Node) -> None:
     """Destroy a node and all that holds on to it, so that DDS lets go of its shared memory."""
+    diagnostics.end(node)
     direct.close_all(node)
     if isinstance(node, LifecycleNode):
         node.deactivate()
