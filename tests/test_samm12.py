@@ -27,7 +27,7 @@ from samm_extension import SammExtension
 
 from samm_core.cycle.request import Answer, ClientPrompt
 from samm_core.geometry import Plane
-from samm_core.latency.events import Task, TaskEvent
+from samm_core.latency.events import Task
 from samm_core.mask_codec import decode_mask, encode_mask
 from samm_core.models.parity import dice_of
 from samm_core.prompts import mask_prompt
@@ -944,13 +944,17 @@ def test_two_panels_share_a_graph_with_all_other_clients(
         # Its weights are not here: the model that answers stays.
         assert samm11.select_model(0) == b"\1"
 
-        def of_the_panels(task: Task) -> list[TaskEvent]:
-            return [each for each in ros.events if each.task == task and each.client_id.startswith("samm12/")]
+        def hits() -> list[bool]:
+            events = [e for e in ros.events if e.task == Task.CPL_INF and e.client_id.startswith("samm12/")]
+            return [each.completion.embedding_hit for each in events if each.completion]
 
-        ros.wait_for(lambda: len(of_the_panels(Task.APL_MSK)) >= 8, "the events of eight masks", 30.0)
-        hits = [each.completion.embedding_hit for each in of_the_panels(Task.CPL_INF) if each.completion]
+        # Scrolled to and fro, until some events are heard: they are sent by best effort.
+        for index in range(40):
+            panel.predict(marks(box=AROUND), slices[index % 2])
+            if len(hits()) >= 6:
+                break
         # Two slices were encoded, also where one was scrolled back to, or prompted on by the other panel.
-        assert hits.count(False) == 2, hits
+        assert len(hits()) >= 6 and hits().count(False) <= 2 and all(hits()[-3:]), hits()
 
 
 @pytest.mark.xdist_group("graph")
