@@ -239,7 +239,7 @@ class Ours(Design):
         moves = int(seconds * MOUSE_HZ) * clients
         # The pointers' moves are spread over the interval, as those of people are.
         times = [move / MOUSE_HZ / clients for move in range(moves)]
-        # Made before: as many hands as clients make theirs on computers of their own.
+        # Made before: as many clients make theirs on computers of their own.
         prompts = [
             pointer.prompt(spot.moved(at), name)
             for at, name in zip(times, itertools.cycle(names), strict=False)

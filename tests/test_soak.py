@@ -1,6 +1,6 @@
 # Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""`samm soak` at its smallest: each promise can be measured; what is exact, and what does not depend on time, holds."""
+"""`samm soak` at its smallest: each requirement can be measured; what is exact, and what does not depend on time, holds."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run() -> Run:
 def test_what_was_sent_is_delivered_superseded_or_counted_as_lost(run: Run, graph: Graph) -> None:
     rows = list(losses(run, graph))
     assert len(rows) == 5
-    assert all(row.kept for row in rows), rows
+    assert all(row.met for row in rows), rows
 
 
 def test_a_killed_client_loses_nothing_and_the_masks_after_it_are_right(run: Run, graph: Graph) -> None:
@@ -49,14 +49,14 @@ def test_a_killed_client_loses_nothing_and_the_masks_after_it_are_right(run: Run
         "masks before and after kills, one process a side",
         "applied masks that a kill lost, one process a side",
     ]
-    assert all(rows[name].kept for name in exact), rows
+    assert all(rows[name].met for name in exact), rows
 
 
-@pytest.mark.parametrize("promise", [overload, recordings, bag_reader, bridge, endurance])
-def test_a_promise_yields_what_it_measured(
-    run: Run, graph: Graph, promise: Callable[[Run, Graph], Iterator[Row]]
+@pytest.mark.parametrize("requirement", [overload, recordings, bag_reader, bridge, endurance])
+def test_a_requirement_yields_what_it_measured(
+    run: Run, graph: Graph, requirement: Callable[[Run, Graph], Iterator[Row]]
 ) -> None:
-    rows = list(promise(run, graph))
+    rows = list(requirement(run, graph))
     assert rows and all(row.measured for row in rows), rows
 
 
@@ -87,14 +87,14 @@ def arguments(*words: str) -> argparse.Namespace:
 
 def test_ctrl_c_ends_with_the_table_so_far(monkeypatch: pytest.MonkeyPatch, capsys, tmp_path) -> None:
     def until_interrupted(*_: object) -> Iterator[Row]:
-        yield Row("a first promise", "all", "3 of 3", True)
+        yield Row("a first requirement", "all", "3 of 3", True)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(soak, "measured", until_interrupted)
     monkeypatch.setenv("SAMM_ROOT", str(tmp_path))
     assert soak.main(arguments("--write")) == 130
     shown = capsys.readouterr().out
-    assert shown.count("a first promise") == 2 and "is left as it was" in shown
+    assert shown.count("a first requirement") == 2 and "is left as it was" in shown
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
@@ -103,10 +103,10 @@ def test_minutes_that_are_none_are_refused(minutes: str) -> None:
         soak.main(arguments("--minutes", minutes))
 
 
-def test_the_page_has_every_row_and_says_how_each_promise_is_measured() -> None:
-    rows = [Row("kept", "≤ 1 s", "0.5 s", True), Row("unknown", "≤ 1 s", "no time", None)]
+def test_the_page_has_every_row_and_says_how_each_requirement_is_measured() -> None:
+    rows = [Row("known", "≤ 1 s", "0.5 s", True), Row("unknown", "≤ 1 s", "no time", None)]
     text = soak.page("a machine", 5, rows)
-    assert "| kept | ≤ 1 s | 0.5 s | kept |" in text and "| unknown | ≤ 1 s | no time | not judged |" in text
+    assert "| known | ≤ 1 s | 0.5 s | met |" in text and "| unknown | ≤ 1 s | no time | not judged |" in text
     names = [line.split("**")[1] for line in text.splitlines() if line.startswith("**")]
     assert names == ["losses", "overload", "stale", "recordings", "reader", "bridge", "kills", "soak"]
     assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 120

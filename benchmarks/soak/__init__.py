@@ -1,8 +1,8 @@
 # Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""What samm_ros promises of its behaviour over time and in trouble, measured on this machine and put beside the promise.
+"""What is required of samm_ros over time and in trouble, measured on this machine and put beside the requirement.
 
-Each promise is a generator of rows. See `./samm soak --help`.
+Each requirement is a generator of rows. See `./samm soak --help`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .row import Row, Run
 
 _MINUTES = 60.0
-_PAGE = Path("docs", "measure", "promises.md")
+_PAGE = Path("docs", "measure", "requirements.md")
 _WIDTH = 118
 
 # Generators of rows, in the order in which they run, by module. These share a graph.
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """0: no promise was found broken; 1: one was; 130: interrupted. Prints the table, also of what was measured by then."""
+    """0: no requirement was missed; 1: one was; 130: interrupted. Prints the table, also of what was measured by then."""
     import psutil
 
     from samm_core.errors import LaunchError
@@ -102,11 +102,11 @@ def main(args: argparse.Namespace) -> int:
             console.print(f"{_PAGE} is written.")
     if run.interrupted:
         return 130
-    return int(any(row.kept is False for row in rows))
+    return int(any(row.met is False for row in rows))
 
 
 def measured(run: Run, names: Sequence[str], logs: Path) -> Iterator[Row]:
-    """The rows of these promises, as they are measured. logs: gets a folder for each graph."""
+    """The rows of these requirements, as they are measured. logs: gets a folder for each graph."""
     from samm_core.errors import SammError
 
     from .endurance import CACHE_GIB
@@ -118,21 +118,21 @@ def measured(run: Run, names: Sequence[str], logs: Path) -> Iterator[Row]:
         ("a-process-a-node", {"composed": False}, ("kills",)),
         ("small-cache", {"cache_gib": CACHE_GIB, "sweep": True}, (_SOAK,)),
     )
-    for folder, arguments, promises in graphs:
-        wanted = [name for name in promises if name in names]
+    for folder, arguments, requirements in graphs:
+        wanted = [name for name in requirements if name in names]
         if not wanted or run.interrupted:
             continue
         run.say(f"a graph starts: {folder}")
         try:
             with Graph(logs / folder, **arguments) as graph:
                 for name in wanted:
-                    yield from _of(run, name, promise(name)(run, graph))
+                    yield from _of(run, name, requirement(name)(run, graph))
         except SammError as error:
             yield Row(f"{', '.join(wanted)}: {folder}", "", f"could not be measured: {error}", None)
 
 
-def promise(name: str) -> Callable[[Run, Graph], Iterator[Row]]:
-    """The generator of a promise's rows, whose docstring says how it is measured."""
+def requirement(name: str) -> Callable[[Run, Graph], Iterator[Row]]:
+    """The generator of a requirement's rows, whose docstring says how it is measured."""
     module, _, function = _ON_A_GRAPH.get(name, "endurance").partition(".")
     return getattr(import_module(f".{module}", __name__), function or module)
 
@@ -153,7 +153,7 @@ def _of(run: Run, name: str, rows: Iterator[Row]) -> Iterator[Row]:
 
 
 def _judged(row: Row) -> str:
-    return {True: "kept", False: "not kept", None: "not judged"}[row.kept]
+    return {True: "met", False: "missed", None: "not judged"}[row.met]
 
 
 def _show(where: str, rows: list[Row]) -> None:
@@ -161,9 +161,9 @@ def _show(where: str, rows: list[Row]) -> None:
 
     from ..measure import console
 
-    table = Table("promise", "promised", "measured", "", title=where, title_justify="left")
+    table = Table("requirement", "required", "measured", "", title=where, title_justify="left")
     for row in rows:
-        table.add_row(row.name, row.promised, row.measured, _judged(row))
+        table.add_row(row.name, row.required, row.measured, _judged(row))
     console.print(table)
 
 
@@ -174,11 +174,11 @@ def page(where: str, minutes: float, rows: list[Row]) -> str:
         return textwrap.fill(" ".join(text.split()), _WIDTH, break_long_words=False, break_on_hyphens=False)
 
     lines = [
-        "# What is promised, and what was measured",
+        "# What is required, and what was measured",
         "",
         prose(
-            "samm_ros promises how it behaves in trouble and over time: when processes die, when more is asked than it "
-            "can do, and after hours of work. This page is written by the command that measures it."
+            "samm_ros has requirements for trouble and for long use: when processes die, when more is asked than it can "
+            "do, and after hours of work. This page is written by the command that measures it."
         ),
         "",
         "```",
@@ -192,12 +192,12 @@ def page(where: str, minutes: float, rows: list[Row]) -> str:
         ),
         "",
         prose(
-            "*not judged* is what this run could not tell: the reason stands beside the figure, or nothing was promised."
+            "*not judged* is what this run could not tell: the reason stands beside the figure, or nothing was required."
         ),
         "",
-        "| promise | promised | measured | |",
+        "| requirement | required | measured | |",
         "| --- | --- | --- | --- |",
-        *(f"| {row.name} | {row.promised} | {row.measured} | {_judged(row)} |" for row in rows),
+        *(f"| {row.name} | {row.required} | {row.measured} | {_judged(row)} |" for row in rows),
         "",
         "## How each is measured",
         prose(
@@ -207,7 +207,7 @@ def page(where: str, minutes: float, rows: list[Row]) -> str:
         "",
     ]
     for name in _NAMES:
-        first, *rest = (inspect.getdoc(promise(name)) or "").split("\n\n")
+        first, *rest = (inspect.getdoc(requirement(name)) or "").split("\n\n")
         lines += [prose(f"**{name}**: {first}"), "", *(line for each in rest for line in (prose(each), ""))]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -153,16 +153,16 @@ def _growth(looks: list[_Look]) -> Iterator[Row]:
         mine = [(look.at_s / 3600, look.processes[name]) for look in half if name in look.processes]
         growth, within = slope([at for at, _ in mine], [each.pss_mib for _, each in mine])
         measured = f"{growth:+.1f} ± {within:.1f} MiB/h at {mine[-1][1].pss_mib:.0f} MiB"
-        kept: bool | None = None
+        met: bool | None = None
         if watched_s < _JUDGED_S:
             measured += f"; watched for {watched_s / 60:.1f} min, too short to judge"
         elif growth + within <= MIB_PER_HOUR:
-            kept = True
+            met = True
         elif growth - within > MIB_PER_HOUR:
-            kept = False
+            met = False
         else:
             measured += "; not known well enough"
-        yield Row(f"memory of {name} once the cache is full", f"≤ {MIB_PER_HOUR:g} MiB/h", measured, kept)
+        yield Row(f"memory of {name} once the cache is full", f"≤ {MIB_PER_HOUR:g} MiB/h", measured, met)
         third = max(1, len(mine) // 3)
         for what, values in (
             ("descriptors", [each.descriptors for _, each in mine]),

@@ -1,6 +1,6 @@
 # Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""The graph that the promises are measured on: its processes, what they hold, and what its clients worked on."""
+"""The graph that the requirements are measured on: its processes, what they hold, and what its clients worked on."""
 
 from __future__ import annotations
 

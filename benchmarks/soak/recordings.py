@@ -38,14 +38,14 @@ def recordings(run: Run, graph: Graph) -> Iterator[Row]:
             bag = graph.folder / f"bag-{number}"
             lost_ms.append(_kill(graph, bag))
             run.say(f"recording {number + 1}: {lost_ms[-1]:.0f} ms lost")
-    kept = sum(ms <= LOST_MS for ms in lost_ms)
+    within = sum(ms <= LOST_MS for ms in lost_ms)
     yield Row(
         "a recording killed while it is written",
         f"all but the last {LOST_MS:g} ms",
-        f"{kept} of {len(lost_ms)}; p50 {percentile(lost_ms, 50):.0f}, most {max(lost_ms):.0f} ms"
+        f"{within} of {len(lost_ms)}; p50 {percentile(lost_ms, 50):.0f}, most {max(lost_ms):.0f} ms"
         if lost_ms
         else "none was measured",
-        kept == len(lost_ms) if lost_ms else None,
+        within == len(lost_ms) if lost_ms else None,
     )
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""What a promise yields, how much is done to measure it, and the figures that several of them share."""
+"""What a requirement yields, how much is done to measure it, and the figures that several of them share."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SOAK_MINUTES = 60.0
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. kept: None where it could not be judged; `measured` says why then."""
+    """One line of the table. met: None where it could not be judged; `measured` says why then."""
 
     name: str
-    promised: str
+    required: str
     measured: str
-    kept: bool | None
+    met: bool | None
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Size:
 
     @classmethod
     def of(cls, minutes: float) -> Size:
-        """As many as the promises name for SOAK_MINUTES or more, and their share of it for less."""
+        """As many as the requirements name for SOAK_MINUTES or more, and their share of it for less."""
         share = min(1.0, minutes / SOAK_MINUTES)
 
         def part(whole: int, least: int) -> int:
@@ -64,7 +64,7 @@ class Size:
         )
 
 
-# That every promise can be measured at all; not for figures.
+# That every requirement can be measured at all; not for figures.
 SMALLEST = Size(
     soak_s=6.0,
     idle_s=1.0,

@@ -1,6 +1,6 @@
 # Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""`samm soak`: measures what samm_ros promises of its behaviour over time and in trouble, by the checkout's `benchmarks/soak`."""
+"""`samm soak`: measures what is required of samm_ros' behaviour over time and in trouble, by the checkout's `benchmarks/soak`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import argparse
 
 from .bench import benchmark
 
-HELP = "measure what is promised: kills, stale masks, recordings, overload, losses, hours of work; prints promised and measured"
+HELP = "measure what is required: kills, stale masks, recordings, overload, losses, hours of work; prints required and measured"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,5 +16,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """0: no promise was found broken; 1: one was; 130: interrupted by Ctrl-C, after what was measured is shown."""
+    """0: no requirement was missed; 1: one was; 130: interrupted by Ctrl-C, after what was measured is shown."""
     return benchmark("soak").main(args)
