@@ -12,7 +12,7 @@ setup(
         ("share/ament_index/resource_index/packages", ["resource/slicer_ros_bridge"]),
         ("share/slicer_ros_bridge", ["package.xml"]),
     ],
-    install_requires=["setuptools", "aiohttp"],
+    install_requires=["setuptools", "aiohttp", "pybase64"],
     zip_safe=True,
     maintainer="samm_ros maintainers",
     maintainer_email="maintainers@samm-ros.dev",

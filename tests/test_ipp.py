@@ -399,5 +399,7 @@ def test_the_oldest_volumes_go_and_the_loaded_one_stays(
         paths.append(store.put(_describe(changed, np.eye(4)), changed))
         os.utime(paths[-1], (number, number))
     monkeypatch.setattr(volumes, "MAX_STORED_BYTES", 2 * paths[0].stat().st_size)
+    # As a part that another thread has put in place since it was listed.
+    (store.folder / "gone.nrrd.part").symlink_to("nowhere")
     store.evict({paths[0]})
     assert [path.exists() for path in paths] == [True, False, True, True]

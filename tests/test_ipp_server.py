@@ -277,6 +277,18 @@ def test_a_client_hears_of_its_own_volume_unless_another_took_its_place(door: Do
     assert told() == [""]
 
 
+def test_a_client_whose_volume_a_restarted_server_has_again_is_told_of_the_next_one(door: Door) -> None:
+    door.graph.volumes = {"u": loaded_volume("u")}
+    assert door.hello(b"1", "a", uid="u")[2]["uid"] == "u"
+    door.graph.server = "b"
+    before = len(door.sent)
+    door.server.on_volumes()
+    assert len(door.sent) == before, "nothing has changed for it"
+    door.graph.volumes = {"newest": loaded_volume("newest")}
+    door.server.on_volumes()
+    assert [message["uid"] for _, message in door.sent[before:]] == ["newest"]
+
+
 def test_a_client_that_is_silent_or_says_bye_is_forgotten(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,8 +158,8 @@ def _token() -> str:
         return make_token()
     except OSError as error:
         raise curve.SecurityError(
-            f"The token by which the bridge knows this user cannot be kept ({error}); set XDG_STATE_HOME to a folder that can "
-            "be written, or give bridge_keys:=FOLDER."
+            f"The token by which the bridge knows this user cannot be kept ({error}); set XDG_STATE_HOME to a folder that "
+            "can be written, or give bridge_keys:=FOLDER."
         ) from None
 
 

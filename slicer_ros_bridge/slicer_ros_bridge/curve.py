@@ -34,7 +34,8 @@ def require_safe(address: str, keys_folder: str) -> None:
     if not keys_folder:
         if not loopback:
             raise SecurityError(
-                f"Beyond this computer ({address}) the bridge needs keys: make some with ./samm keys FOLDER and give bridge_keys:=FOLDER."
+                f"Beyond this computer ({address}) the bridge needs keys: make some with ./samm keys FOLDER and give "
+                "bridge_keys:=FOLDER."
             )
         return
     folder = Path(keys_folder)
@@ -56,7 +57,8 @@ def _server_keys(folder: Path) -> tuple[bytes, bytes]:
             raise ValueError
     except (OSError, ValueError, zmq.ZMQError):
         raise SecurityError(
-            f"{path} is damaged: it holds no pair of CURVE keys. Copy it back, or make new keys with ./samm keys FOLDER."
+            f"{path} is damaged: it holds no pair of CURVE keys. Copy it back, or make new keys with "
+            "./samm keys FOLDER."
         ) from None
     return public, secret
 

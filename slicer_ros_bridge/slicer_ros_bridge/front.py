@@ -15,6 +15,7 @@ import logging
 import os
 import socket
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,10 @@ MAX_CONNECTIONS = 64
 _OF_ANOTHER_USER = (
     "Another user's program was refused: this port serves the user who started the graph alone."
 )
+_NO_HTTP = (
+    "SAMM 1.2 is not served at port %d, SAMM 1.1 alone is: what answers HTTP cannot be made (%s: %s); "
+    "run ./samm setup."
+)
 
 logger = logging.getLogger(__name__)
 
@@ -50,25 +55,50 @@ class Front:
         self._behind, self._application = behind, application
         self._listener = socket.create_server((address, port))
         self.port: int = self._listener.getsockname()[1]
+        # None: not made yet, or it could not be made.
         self._http: web.Server | None = None
         self._has_refused = False
+        # All that are open. A weak set, for whatever protocol has taken one over does not say that it has ended.
+        self._transports: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
         # Ends an HTTP connection whose first request's head does not come.
         self._heads: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}
-        self._loop = asyncio.new_event_loop()
+        self._loop, self._closing = asyncio.new_event_loop(), asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="front", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Hang up on all and end the thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=5.0)
+        self._loop.call_soon_threadsafe(self._closing.set)
+        self._thread.join()
+        self._loop.close()
 
     def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._listener.close()
+
+    async def _serve(self) -> None:
+        try:
+            self._http = await self._http_server()
+        except Exception as error:
+            logger.exception(_NO_HTTP, self.port, type(error).__name__, error)
+        server = await self._loop.create_server(self._opening, sock=self._listener)
+        await self._closing.wait()
+        server.close()
+        for transport in list(self._transports):
+            transport.abort()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # The loop closes what was aborted in its next turn.
+        await asyncio.sleep(0)
+
+    async def _http_server(self) -> web.Server:
+        """Raises whatever the application or aiohttp raises."""
         # It takes a third of a second of processor time: beside the bridge's start. Who connects meanwhile waits.
         from aiohttp import web
-
-        # gather() of no tasks looks for it.
-        asyncio.set_event_loop(self._loop)
 
         @web.middleware
         async def head_came(
@@ -90,32 +120,30 @@ class Front:
             keepalive_timeout=_HEAD_S,
             lingering_time=_LINGER_S,
         )
-        try:
-            self._loop.run_until_complete(runner.setup())
-            self._http = runner.server
-            self._loop.run_until_complete(
-                self._loop.create_server(lambda: _Opening(self._protocol), sock=self._listener)
-            )
-            self._loop.run_forever()
-        finally:
-            tasks = asyncio.all_tasks(self._loop)
-            for task in tasks:
-                task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-            self._listener.close()
-            self._loop.close()
+        await runner.setup()
+        return runner.server
+
+    def _opening(self) -> _Opening:
+        return _Opening(self._is_served, self._protocol)
+
+    def _is_served(self, transport: asyncio.Transport) -> bool:
+        """Whether a new connection is this user's: it is then among those that close() hangs up on."""
+        ends = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+        owner = owner_of_connection(*ends)
+        if owner == os.getuid():
+            self._transports.add(transport)
+            return True
+        # None: who connected has hung up already, as what looks whether the port is open.
+        if owner is not None and not self._has_refused:
+            self._has_refused = True
+            logger.warning(_OF_ANOTHER_USER)
+        return False
 
     def _protocol(self, first: bytes, transport: asyncio.Transport) -> asyncio.Protocol | None:
         """What speaks the language of a connection that begins with `first`; None: it is not served."""
-        ends = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
-        if owner_of_connection(*ends) != os.getuid():
-            if not self._has_refused:
-                self._has_refused = True
-                logger.warning(_OF_ANOTHER_USER)
-            return None
         if first.startswith(_ZMTP):
             return asyncio.StreamReaderProtocol(asyncio.StreamReader(), self._pass_on)
-        if len(self._http.connections) >= MAX_CONNECTIONS:
+        if self._http is None or len(self._http.connections) >= MAX_CONNECTIONS:
             return None
         self._heads[transport] = self._loop.call_later(_HEAD_S, self._no_head_came, transport)
         return self._http()
@@ -146,14 +174,23 @@ class Front:
 
 
 class _Opening(asyncio.Protocol):
-    """A connection of which nothing has come yet: its first bytes say which protocol takes it over."""
+    """A connection of which nothing has come yet: its first bytes say which protocol takes it over.
 
-    def __init__(self, protocol_of: Callable[[bytes, asyncio.Transport], asyncio.Protocol | None]) -> None:
-        self._protocol_of = protocol_of
+    is_served: whether it may speak at all.
+    """
+
+    def __init__(
+        self,
+        is_served: Callable[[asyncio.Transport], bool],
+        protocol_of: Callable[[bytes, asyncio.Transport], asyncio.Protocol | None],
+    ) -> None:
+        self._is_served, self._protocol_of = is_served, protocol_of
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._silence = asyncio.get_running_loop().call_later(_SILENT_S, transport.abort)
+        if not self._is_served(transport):
+            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._silence.cancel()

@@ -46,9 +46,9 @@ class ModelState:
 class EmbeddingState:
     """How much of the loaded volume is embedded.
 
-    done, total: slices, by plane: axial, coronal, sagittal. runs: by plane, the first and the last of each run of slices that are
-    embedded. rate: slices per second, 0 when idle. sweeping: whether an
-    embed() or the background sweep is under way. bytes_used: held by the cache of embeddings.
+    done, total: slices, by plane: axial, coronal, sagittal. runs: by plane, the first and the last of each run of
+    slices that are embedded. rate: slices per second, 0 when idle. sweeping: whether an embed() or the background
+    sweep is under way. bytes_used: held by the cache of embeddings.
     """
 
     volume_uid: str
@@ -91,7 +91,10 @@ class PaintedMask:
 
 @dataclass(frozen=True)
 class TurnedBox:
-    """centre_ras: millimetres. size_mm: from face to face along its axes. orientation_xyzw: the unit quaternion of these in RAS."""
+    """centre_ras: millimetres. size_mm: from face to face along its axes.
+
+    orientation_xyzw: the unit quaternion of these in RAS.
+    """
 
     centre_ras: tuple[float, float, float]
     size_mm: tuple[float, float, float]
@@ -121,7 +124,10 @@ class VolumeTask:
 
 @dataclass(frozen=True)
 class TaskProgress:
-    """answer: the newest mask; None: progress alone. done: slices with a mask, or prompts of `automatic`. total: 0: not known."""
+    """answer: the newest mask; None: progress alone.
+
+    done: slices with a mask, or prompts of `automatic`. total: 0: not known.
+    """
 
     answer: Answer | None
     done: int
@@ -204,8 +210,8 @@ class GraphListener:
 class GraphActions(Protocol):
     """The node graph as a door sees it: the newest that was heard.
 
-    volumes: all that the graph holds, by uid, the one that was loaded last first. server: which start of the server that
-    is; empty: none was heard of. model, embedding, weights: None before the first.
+    volumes: all that the graph holds, by uid, the one that was loaded last first. server: which start of the server
+    that is; empty: none was heard of. model, embedding, weights: None before the first.
     """
 
     volumes: dict[str, LoadedVolume]
@@ -226,7 +232,10 @@ class GraphActions(Protocol):
     def fetch_weights(
         self, name: str, owner: str, on_progress: Callable[[int, int], None], done: Done[str]
     ) -> None:
-        """Download a model's weights to the graph's host. on_progress gets bytes done and in all; done gets a sentence."""
+        """Download a model's weights to the graph's host.
+
+        on_progress gets bytes done and in all; done gets a sentence.
+        """
 
     def cancel_fetch(self, owner: str) -> None:
         """End the downloads that `owner` asked for early; each `done` is still to come."""
@@ -250,7 +259,10 @@ class GraphActions(Protocol):
         """Nobody waits for this client's answers any more."""
 
     def embed(self, planes: Sequence[int], volume_uid: str, done: Done[str]) -> None:
-        """Embed whole planes, without any: all, of the volume that was loaded last, which this must be. done comes when that has ended, with a sentence of how it went."""
+        """Embed whole planes, without any: all, of the volume that was loaded last, which this must be.
+
+        done comes when that has ended, with a sentence of how it went.
+        """
 
     def cancel_embed(self) -> None:
         """End the newest embed() early."""
@@ -258,7 +270,10 @@ class GraphActions(Protocol):
     def segment_volume(
         self, task: VolumeTask, on_progress: Callable[[TaskProgress], None], done: Done[TaskEnd]
     ) -> None:
-        """Segment many slices; all of it is one step of undo. done comes after the last mask. A client has one task at a time."""
+        """Segment many slices; all of it is one step of undo. A client has one task at a time.
+
+        done comes after the last mask.
+        """
 
     def cancel_volume(self, client_id: str) -> None:
         """End this client's task early, if there is one; its `done` is still to come."""
@@ -279,7 +294,10 @@ class GraphActions(Protocol):
         """Hear of each image of the live stream from now on; None: of none, and the stream costs nothing then."""
 
     def mark_track(self, prompt: ClientPrompt, stamp_ns: int, done: Done[str]) -> None:
-        """Mark an object, the prompt's segment, on the stream's image of that stamp; 0: the newest. prompt: in its pixels."""
+        """Mark an object, the prompt's segment, on the stream's image of that stamp; 0: the newest.
+
+        prompt: in its pixels.
+        """
 
     def rename_track(self, name: str, new_name: str, done: Done[str]) -> None:
         """Call an object of the live stream otherwise."""

@@ -46,7 +46,10 @@ _STATES = {
 
 @dataclass(eq=False)
 class _Parts:
-    """What has come with one stamp. number: of `tracks`, in the order of their coming. told: the tracks that were told."""
+    """What has come with one stamp.
+
+    number: of `tracks`, in the order of their coming. told: the tracks that were told.
+    """
 
     image: Image | CompressedImage | None = None
     labels: Image | None = None

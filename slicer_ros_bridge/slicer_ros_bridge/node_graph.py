@@ -4,8 +4,8 @@
 
 In:   received_masks, segmentation_status, volumes, model_info, embedding_status, weights, task_masks, task_events
 Out:  prompts (Prompt, newest), picture_prompts (PicturePrompt), task_events (APL_MSK of Slicers)
-Uses: load_volume, select_model, edit_segments, undo, redo, save_segmentation, embed_volume, segment_volume (volume_tasks.py),
-fetch_weights (weights.py)
+Uses: load_volume, select_model, edit_segments, undo, redo, save_segmentation, embed_volume,
+      segment_volume (volume_tasks.py), fetch_weights (weights.py)
 The live stream: live_stream.py
 """
 

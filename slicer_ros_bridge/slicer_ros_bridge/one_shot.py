@@ -32,8 +32,8 @@ class _Waiting:
 class OneShotPrompts:
     """Each prompt gets one mask or one sentence, in time. All calls are made on the doors' thread.
 
-    name: of the door; the client ids in the graph are `name/0` to `name/15`. waits: until the mask is due, also where the
-    graph says before what it waits for itself, as for a server that starts again.
+    name: of the door; the client ids in the graph are `name/0` to `name/15`. waits: until the mask is due, also where
+    the graph says before what it waits for itself, as for a server that starts again.
     """
 
     def __init__(self, graph: GraphActions, name: str, waits: bool = False) -> None:

@@ -13,16 +13,17 @@ therefore reaches the copy only if the newest step there is that client's own. O
 client is told so; its own segmentation has stepped back all the same.
 
 A task over many slices (segment_volume) is one step, on both sides: Slicer's undo takes back all that the task has
-written in its scene, and apl_msk's all of it in the copy. Something else in between, such as a prompt's mask or an undo,
-ends the step there and there; the rest of the task is the next one. A task of a Slicer is named `CLIENT/task-…` in the
-graph, and is that client's. The mask of its marked slice is in the copy's step alone: Slicer's scene had it before.
+written in its scene, and apl_msk's all of it in the copy. Something else in between, such as a prompt's mask or an
+undo, ends the step there and there; the rest of the task is the next one. A task of a Slicer is named `CLIENT/task-…`
+in the graph, and is that client's. The mask of its marked slice is in the copy's step alone: Slicer's scene had it
+before.
 
-A segment that is renamed, recoloured or removed in Slicer is a step there too, and is changed in the copy. Where the copy
-has no such segment, or refuses, the step is Slicer's alone, and Slicer asks for no undo of it.
+A segment that is renamed, recoloured or removed in Slicer is a step there too, and is changed in the copy. Where the
+copy has no such segment, or refuses, the step is Slicer's alone, and Slicer asks for no undo of it.
 
-The steps are known from APL_MSK's events, and which of them are one task's from `task_masks`. What is unknown, as after a
-restart of the bridge, is left to the graph. The events do not tell that another program called apl_msk's undo or redo: the
-row is then one step off.
+The steps are known from APL_MSK's events, and which of them are one task's from `task_masks`. What is unknown, as after
+a restart of the bridge, is left to the graph. The events do not tell that another program called apl_msk's undo or
+redo: the row is then one step off.
 """
 
 from __future__ import annotations

@@ -51,9 +51,9 @@ class TaskMessage:
 
 @dataclass(eq=False)
 class _Run:
-    """name: the goal's client in the graph. due_at: until when the action is waited for, then the last masks; monotonic.
+    """name: the goal's client in the graph.
 
-    goal: None until it is sent. written: segment and slice of each mask that came.
+    due_at: until when the action is waited for, then the last masks; monotonic. goal: None until it is sent. written: segment and slice of each mask that came.
     """
 
     task: VolumeTask
@@ -71,7 +71,8 @@ class VolumeTasks:
     """All calls on the doors' thread; what the executor's thread hears is posted.
 
     The masks come by task_masks, which is reliable and deep: an action's feedback may be lost when many come at once.
-    Each goal has a client of its own in the graph: masks of a task of an earlier bridge are not taken for those of a new one.
+    Each goal has a client of its own in the graph: masks of a task of an earlier bridge are not taken for those of a
+    new one.
     """
 
     def __init__(self, node: Node, post: Post) -> None:

@@ -11,7 +11,7 @@ import shutil
 import stat
 import zlib
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -218,10 +218,15 @@ class VolumeStore:
 
     def evict(self, loaded: Collection[Path]) -> None:
         """Delete the oldest files beyond MAX_STORED_BYTES, never those that are loaded."""
-        files = sorted(self._files(), key=lambda path: path.stat().st_mtime, reverse=True)
+        files = []
+        for path in self._files():
+            # A part is renamed meanwhile, once it is whole, on another thread.
+            with suppress(FileNotFoundError):
+                status = path.stat()
+                files.append((status.st_mtime, status.st_size, path))
         left = MAX_STORED_BYTES
-        for path in files:
-            left -= path.stat().st_size
+        for _, size, path in sorted(files, reverse=True):
+            left -= size
             if left < 0 and path not in loaded:
                 path.unlink(missing_ok=True)
 
@@ -258,6 +263,6 @@ def _writing(description: VolumeDescription) -> Iterator[None]:
         yield
     except OSError as error:
         raise VolumeError(
-            f"The bridge cannot keep {description.nbytes / 1e6:.0f} MB of voxels ({error.strerror}); make room or set its "
-            "parameter folder."
+            f"The bridge cannot keep {description.nbytes / 1e6:.0f} MB of voxels ({error.strerror}); make room or set "
+            "its parameter folder."
         ) from None

@@ -1,6 +1,9 @@
 # Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""What takes the bridge long, as writing a volume or an image, on a thread beside the doors'. Knows neither ROS nor sockets."""
+"""What takes the bridge long, as writing a volume or an image, on a thread beside the doors'.
+
+Knows neither ROS nor sockets.
+"""
 
 from __future__ import annotations
 

@@ -93,7 +93,10 @@ class SlicerClient(Recipient):
     upload: Upload | None = None
 
     def work_on(self, volume_uid: str, window: Window | None = None) -> None:
-        """It works on this volume from now on, whatever others load. window: None: it keeps the one that it has there."""
+        """It works on this volume from now on, whatever others load.
+
+        window: None: it keeps the one that it has there.
+        """
         if window or volume_uid != self.volume_uid:
             self.window = window
         self.volume_uid = volume_uid

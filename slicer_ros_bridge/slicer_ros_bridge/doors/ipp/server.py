@@ -15,12 +15,12 @@ Which thread calls what:
   exception: `chunk` appends its at most 4 MiB on the doors' thread.
 - The stream's worker reads the images of a live stream and writes them for the wire. While somebody watches the stream,
   each of its subscriptions has a thread too (live_stream.py), which posts what has come whole.
-- Two threads of the sockets' own touch nothing here: the one that reads and writes HTTP (front.py) and, with keys, pyzmq's that
-  looks for allowed clients (curve.py).
+- Two threads of the sockets' own touch nothing here: the one that reads and writes HTTP (front.py) and, with keys,
+  pyzmq's that looks for allowed clients (curve.py).
 
-To post is to append to a deque and to wake the doors' thread; it never waits. There are two locks. ServiceCalls' is for
-the lists of calls, which the executor's and the doors' thread share; LiveStream's for what its threads put together. Each
-is held for that alone, and no other is taken under it.
+To post is to append to a deque and to wake the doors' thread; it never waits. There are two locks. ServiceCalls' is
+for the lists of calls, which the executor's and the doors' thread share; LiveStream's for what its threads put
+together. Each is held for that alone, and no other is taken under it.
 
 Knows neither ROS nor sockets.
 """
@@ -60,8 +60,8 @@ from .volume_messages import VolumeMessages
 
 SOFTWARE = "samm_ros 0.1.0"
 NO_TOKEN = (
-    "Without keys the bridge serves the user who started it, on the same computer, alone: connect as that user with the "
-    "Slicer-IPP of the same release, or make keys with ./samm keys FOLDER."
+    "Without keys the bridge serves the user who started it, on the same computer, alone: connect as that user with "
+    "the Slicer-IPP of the same release, or make keys with ./samm keys FOLDER."
 )
 
 Handler = Callable[[SlicerClient, ipp.Message], None]
@@ -72,8 +72,9 @@ logger = logging.getLogger(__name__)
 class IppServer(GraphListener):
     """Serves any number of Slicers; all calls on the doors' thread.
 
-    token: what a client must show; empty: nothing, its keys have shown who it is. save_folder: where `save` writes to. stream_worker: of the live stream's images alone. send: takes an identity and the frames for it. problem: gets the sentence of
-    each error that a client is told.
+    save_folder: where `save` writes to. stream_worker: of the live stream's images alone. send: takes an identity and
+    the frames for it. problem: gets the sentence of each error that a client is told. token: what a client must show;
+    empty: nothing, its keys have shown who it is.
     """
 
     def __init__(
@@ -159,7 +160,8 @@ class IppServer(GraphListener):
     def _on_hello(self, identity: bytes, message: ipp.Message) -> None:
         if message["version"] != ipp.VERSION:
             raise ipp.ProtocolError(
-                f"This bridge speaks IPP/{ipp.VERSION}, not IPP/{message['version']}; install the Slicer-IPP of the same release."
+                f"This bridge speaks IPP/{ipp.VERSION}, not IPP/{message['version']}; "
+                "install the Slicer-IPP of the same release."
             )
         if not hmac.compare_digest(message.get("token", "").encode(), self._token.encode()) and self._token:
             raise ipp.ProtocolError(NO_TOKEN)

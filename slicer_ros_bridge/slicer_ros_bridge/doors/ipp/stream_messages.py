@@ -26,13 +26,16 @@ from ...graph_actions import GraphActions, StreamImage, StreamTrack
 from ...worker import Worker
 from .clients import SlicerClient
 
-# Until the graph's images are listened to no longer, when nobody wants them any more: to begin and to end takes a while.
+# Until the graph's images are listened to no longer, when nobody wants them any more: to begin and to end takes time.
 LINGER_S = 2.0
 
 
 @dataclass(eq=False)
 class _Watcher:
-    """A client that gets the stream. sent: the newest image that it was sent. sent_at: None: it has taken that, or has none."""
+    """A client that gets the stream.
+
+    sent: the newest image that it was sent. sent_at: None: it has taken that, or has none.
+    """
 
     client: SlicerClient
     sent: StreamImage | None = None
@@ -145,8 +148,8 @@ class StreamMessages:
 def _packed(image: StreamImage) -> list[bytes]:
     """The message `stream_image`. Raises FrameError for an image that cannot be read, or does not fit into a message.
 
-    The pixels are sent as they are: zlib took 8 ms for 640×480 in grey and 24 ms in colour, and saved a tenth at most of a noisy
-    picture. JPEG takes 1 ms, but Slicer has one reader for it, VTK's, and that hangs on a damaged one.
+    The pixels are sent as they are: zlib took 8 ms for 640×480 in grey and 24 ms in colour, and saved a tenth at most
+    of a noisy picture. JPEG takes 1 ms, but Slicer has one reader for it, VTK's, and that hangs on a damaged one.
     """
     pixels, labels = image.decode()
     try:

@@ -121,7 +121,8 @@ def _masks(message: ipp.Message, shape: tuple[int, int]) -> list[PaintedMask]:
     ends = list(accumulate(mark["size"] for mark in marks))
     if (ends[-1] if ends else 0) != len(data):
         raise PromptError(
-            f"The marked masks are {ends[-1] if ends else 0} bytes by their sizes, but {len(data)} came; send them again."
+            f"The marked masks are {ends[-1] if ends else 0} bytes by their sizes, but {len(data)} came; "
+            "send them again."
         )
     for mark in marks:
         if tuple(mark["shape"]) != shape:

@@ -113,6 +113,7 @@ class VolumeMessages:
     def _loaded(self, client: SlicerClient, request: ipp.Message, volume: LoadedVolume) -> None:
         """The client works on this volume from now on, whatever others load."""
         client.work_on(volume.uid, volume.window)
+        client.volume_server = self._graph.server
         self._wanted_windows.pop(client.name, None)
         client.told_volume = self.fields(volume)
         client.reply(request, "volume", **client.told_volume)
@@ -152,21 +153,27 @@ class VolumeMessages:
         self._graph.load_volume(Path(volume.uri), window, client.done(message, "The window is set."))
 
     def tell(self, client: SlicerClient) -> None:
-        """Tell a client of the volume that it works on: its own, or the one loaded last where it has none in the graph."""
+        """Tell a client of the volume that it works on: its own, or else the one that was loaded last."""
         if not client.volume_uid and len(self._graph.volumes) == 1:
             client.work_on(next(iter(self._graph.volumes)))
+        self._note_server(client)
         client.told_volume = self._fields_for(client)
         client.tell("volume", **client.told_volume)
 
     def tell_if_changed(self, client: SlicerClient) -> None:
+        # It is told nothing where the server was restarted and has the same volume again.
+        self._note_server(client)
         if self._fields_for(client) != client.told_volume:
             self.tell(client)
+
+    def _note_server(self, client: SlicerClient) -> None:
+        if client.volume_uid in self._graph.volumes:
+            client.volume_server = self._graph.server
 
     def _fields_for(self, client: SlicerClient) -> dict[str, Any]:
         volumes = self._graph.volumes
         volume = volumes.get(client.volume_uid)
         if volume:
-            client.volume_server = self._graph.server
             return self.fields(replace(volume, window=client.window) if client.window else volume)
         if client.volume_uid and client.volume_server != self._graph.server:
             # Nobody took its place: the server was restarted, and the client is to send it again.

@@ -25,6 +25,7 @@ from samm_core.sources.picture import picture_volume
 from .payloads import WINDOW, Picture
 
 METADATA = "embeddings.json"
+# Of pixels, of a folder.
 MAX_BYTES = 1 << 30
 _FORMAT = "samm_ros embedded slices 1"
 _MAX_METADATA_BYTES = 64 << 20
@@ -33,7 +34,7 @@ _MAX_METADATA_BYTES = 64 << 20
 def save(path: str, weight_id: str, slices: Sequence[tuple[dict[str, Any], Picture]]) -> dict[str, Any]:
     """Write a folder; the reply's fields. slices: what load gives back beside each picture.
 
-    Raises CacheError for a folder that cannot be written, or that holds other files.
+    Raises CacheError for a folder that cannot be written, or that holds other files, and for more than MAX_BYTES.
     """
     folder = _folder(path)
     if folder.exists() and not folder.is_dir():
@@ -41,6 +42,12 @@ def save(path: str, weight_id: str, slices: Sequence[tuple[dict[str, Any], Pictu
     if folder.is_dir() and not (folder / METADATA).exists() and any(folder.iterdir()):
         raise CacheError(
             f"{folder} holds files that are no embeddings; choose an empty folder, or a new one."
+        )
+    # Before they are copied. One slice may be named any number of times.
+    held = sum(picture.pixels.nbytes for _, picture in slices)
+    if held > MAX_BYTES:
+        raise CacheError(
+            f"The slices hold {held / 2**20:.0f} MiB of pixels; a folder takes {MAX_BYTES >> 20} MiB: save fewer."
         )
     data = b"".join(picture.pixels.tobytes() for _, picture in slices)
     data_path = folder / f"pictures-{hashlib.blake2b(data, digest_size=8).hexdigest()}.bin"

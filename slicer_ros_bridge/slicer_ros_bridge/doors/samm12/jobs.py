@@ -31,16 +31,21 @@ Ask = Callable[[Item, Done[np.ndarray]], None]
 
 
 class AnyJob(Protocol):
+    """is_at_work: it goes on by itself, without its client."""
+
     id: str
     status: str
     touched_at: float
+
+    @property
+    def is_at_work(self) -> bool: ...
 
 
 J = TypeVar("J", bound=AnyJob)
 
 
 class JobTable(Generic[J]):
-    """The newest jobs by id: those that have ended, and those that nobody goes on with, are let go of after KEPT_S."""
+    """The newest jobs by id: one that has ended, or whose client sends no more of it, is let go of after KEPT_S."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -72,18 +77,19 @@ class JobTable(Generic[J]):
         """Let go of old jobs; call some times a second."""
         now = time.monotonic()
         for job in self:
-            if job.status not in ("queued", "running") and now - job.touched_at > KEPT_S:
+            if not job.is_at_work and now - job.touched_at > KEPT_S:
                 del self._jobs[job.id]
 
 
 @dataclass(eq=False)
 class SliceJob:
-    """predicts: else it embeds. Its results only ever grow at their end."""
+    """status: uploading, until its first slice is in the graph, then running, complete or failed.
+
+    Its results only ever grow at their end.
+    """
 
     total: int
-    predicts: bool
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    # An upload that has begun and stops is let go of, as one that waits for its first slice.
     status: str = "uploading"
     touched_at: float = field(default_factory=time.monotonic)
     submitted: int = 0
@@ -95,6 +101,11 @@ class SliceJob:
     @property
     def has_ended(self) -> bool:
         return self.status not in UNFINISHED
+
+    @property
+    def is_at_work(self) -> bool:
+        """Not between two slices of which the client has not sent the second: it may never do so."""
+        return self.is_asking or bool(self.waiting)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -121,7 +132,7 @@ class SliceJobs:
         self._jobs: JobTable[SliceJob] = JobTable(MAX_JOBS)
 
     def begin(self, total: int) -> dict[str, Any]:
-        job = SliceJob(total, self._predicts)
+        job = SliceJob(total)
         self._jobs.add(job)
         return job.state()
 

@@ -2,19 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What SAMM 1.2 sends in JSON: read, and refused where it is malformed. Pure functions; they run on the front's thread.
 
-Pictures and masks are base64 of their bytes, row-major. A refusal is an HTTP status and a JSON object with `error`.
+Pictures and masks are base64 of their bytes, row-major; pybase64 reads 1 MB of it some milliseconds sooner than the
+standard library. A refusal is an HTTP status and a JSON object with `error`.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pybase64
 
 from samm_core.errors import SammError
 from samm_core.geometry import Plane
@@ -118,7 +118,7 @@ class MaskText:
 
     def __str__(self) -> str:
         pixels = np.unpackbits(self._bits, count=math.prod(self.shape))
-        return base64.b64encode(pixels.tobytes()).decode()
+        return pybase64.b64encode_as_string(pixels)
 
     def fields(self) -> dict[str, Any]:
         """As replies have it; its `data` is a MaskText until the reply is written."""
@@ -289,7 +289,7 @@ def _bytes(fields: Fields, shape: tuple[int, ...]) -> np.ndarray:
         actual = len(encoded) * 3 // 4
         raise Refused(400, f"{shape} takes {expected} bytes of data.", expected=expected, actual=actual)
     try:
-        data = binascii.a2b_base64(encoded, strict_mode=True)
+        data = pybase64.b64decode(encoded, validate=True)
     except ValueError as error:
         raise Refused(400, f"`data` is no base64: {error}.") from None
     if len(data) != expected:

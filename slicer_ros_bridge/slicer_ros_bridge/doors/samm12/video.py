@@ -28,6 +28,7 @@ from .models import Weight
 from .payloads import WINDOW, Frame, Item, Marks, MaskText, Refused
 
 MAX_JOBS = 4
+# Of pixels, of all jobs.
 MAX_BYTES = 1 << 30
 _SEGMENT = "video"
 
@@ -55,6 +56,15 @@ class VideoJob:
     @property
     def client_id(self) -> str:
         return f"samm12-{self.id}"
+
+    @property
+    def is_at_work(self) -> bool:
+        return self.status in ("queued", "running")
+
+    @property
+    def nbytes(self) -> int:
+        """Of its frames' pixels."""
+        return sum(frame.picture.pixels.nbytes for frame in self.frames.values())
 
     @property
     def shape(self) -> tuple[int, int] | None:
@@ -125,12 +135,13 @@ class VideoJobs:
         shapes = {frame.item.picture.shape for frame in frames} | ({job.shape} if job.shape else set())
         if len(shapes) > 1:
             raise Refused(400, "The frames of a video have to be of one shape.")
-        pixels = [
-            *(each.picture.pixels for each in job.frames.values()),
-            *(f.item.picture.pixels for f in frames),
-        ]
-        if sum(each.nbytes for each in pixels) > MAX_BYTES:
-            raise Refused(413, "The frames hold more than 1 GiB of pixels.", max_bytes=MAX_BYTES)
+        held = sum(other.nbytes for other in self._jobs)
+        if held + sum(frame.item.picture.pixels.nbytes for frame in frames) > MAX_BYTES:
+            raise Refused(
+                413,
+                f"The frames of all videos hold more than {MAX_BYTES >> 20} MiB of pixels; let one end, or cancel one.",
+                max_bytes=MAX_BYTES,
+            )
         job.frames |= {frame.index: frame.item for frame in frames}
         job.submitted = len(job.frames)
         return job.state()
@@ -179,7 +190,6 @@ class VideoJobs:
                 job.end("failed", why)
                 return
             job.status = "running"
-            self._store.evict({Path(each.uri) for each in (volume, *self._graph.volumes.values())})
             task = VolumeTask(
                 job.client_id, volume.uid, "propagate", Plane.AXIAL, _SEGMENT, first, last, masks, prompts
             )
@@ -188,6 +198,7 @@ class VideoJobs:
                 lambda progress: self._progressed(job, progress),
                 lambda end, why: self._ended(job, end, why),
             )
+            self._store.evict({Path(each.uri) for each in (volume, *self._graph.volumes.values())})
 
         self._worker.do(lambda: self._put(images), load)
         return job.state()
