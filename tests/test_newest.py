@@ -25,6 +25,7 @@ from samm_core.cycle.request import (
     ApplyRule,
     ClientPrompt,
     Request,
+    UnreadPrompt,
     refusal,
 )
 from samm_core.geometry import Plane, VolumeGeometry
@@ -160,6 +161,46 @@ def test_a_prompt_waits_while_the_mask_before_it_is_worked_on_and_no_longer(benc
     bench.ask(x=7)
     bench.wait(HOLD_S)
     assert bench.requests()[-1].prompt.points_xy[0, 0] == 7
+
+
+def test_of_the_prompts_of_a_drag_those_that_are_sent_are_read(bench: Bench) -> None:
+    read: list[int] = []
+
+    def unread(x: int) -> UnreadPrompt:
+        return UnreadPrompt("a", 0, ("one target",), lambda: read.append(x) or client_prompt("a", x))
+
+    for x in range(5):
+        bench.now += 0.03
+        bench.outbox.put(unread(x))
+    assert read == [0]
+    bench.outbox.answered("a", bench.requests()[0].cycle, "")
+    assert read == [0, 4]
+    assert [r.prompt.points_xy[0, 0] for r in bench.requests()] == [0, 4]
+    assert bench.overtaken == 3
+    # On another volume, the same words are another target.
+    bench.outbox.put(unread(6))
+    bench.outbox.load([volume("another")])
+    bench.wait(0.2)
+    assert read[-1] == 6 and bench.requests()[-1].image.source == "another"
+    last = bench.requests()[-1].cycle
+    bench.outbox.answered("a", last, "")
+    bench.outbox.settled({"a": (last, last)})
+    bench.wait(0.2)
+    assert not bench.outbox.is_busy
+
+
+def test_a_prompt_that_cannot_be_read_is_refused_to_its_client_which_is_heard_again(bench: Bench) -> None:
+    damaged = replace(
+        client_prompt("somebody else"), problem="The prompt's message is damaged; prompt again."
+    )
+    bench.outbox.put(UnreadPrompt("a", 7, (), lambda: damaged))
+    (refused,) = bench.sent
+    assert (refused.client_id, refused.cycle, refused.error) == ("a", 7, damaged.problem)
+    bench.outbox.settled({"a": (7, 7)})
+    bench.wait(2.0)
+    assert bench.sent == [refused] and not bench.outbox.is_busy
+    bench.ask(cycle=8)
+    assert [(r.client_id, r.cycle) for r in bench.requests()] == [("a", 8)]
 
 
 def test_a_prompt_for_a_volume_that_comes_is_sent_and_for_one_that_does_not_is_refused(bench: Bench) -> None:

@@ -19,6 +19,7 @@ from rclpy.serialization import serialize_message
 from samm_msgs.msg import (
     ClientCycles,
     ModelInfo,
+    PicturePrompt,
     Prompt,
     SegmentationStatus,
     SliceMask,
@@ -33,6 +34,7 @@ from samm_core.geometry import Plane
 from samm_core.mask_codec import encode_mask
 from samm_core.prompts import pixel_box
 from samm_ros import conversions, topics
+from samm_ros.support.images import image_to_msg
 from samm_ros.support.unread import publisher_of, unread_prompt
 
 pytestmark = [pytest.mark.xdist_group("graph"), pytest.mark.timeout(200)]
@@ -136,6 +138,21 @@ def test_a_client_hears_why_there_is_no_model_or_volume(namespace: str) -> None:
         at.request("a", "x")
         at.refuses("a", "give a printable name", segment="a\tb")
         at.refuses("e\n", "give a printable name")
+
+
+def test_a_pictures_prompt_without_a_server_is_refused_after_a_while(namespace: str) -> None:
+    picture = PicturePrompt(picture=image_to_msg(np.zeros((48, 64), np.uint8)))
+    picture.prompt = conversions.prompt_to_msg(ClientPrompt.of(PROMPT, "a"))
+    damaged = PicturePrompt(prompt=conversions.prompt_to_msg(ClientPrompt.of(PROMPT, "b")))
+    with world(namespace) as at:
+        pictures = at.peer.publisher(PicturePrompt, topics.PICTURE_PROMPTS, topics.PICTURES)
+        heard = at.peer.publish_until(pictures, damaged, topics.MASKS, lambda m: m.client_id == "b")
+        at.say_settled("b", heard.cycle)
+        at.peer.pause(2.0)
+        # Once, and when nothing else is under way: both would have it looked at again.
+        pictures.publish(picture)
+        refused = at.peer.wait_for(topics.MASKS, lambda m: m.client_id == "a")
+        assert refused.error == "No server has said yet which volume is loaded; is one running?"
 
 
 def test_the_clients_volume_comes_back_whatever_a_restarted_server_came_back_with(namespace: str) -> None:

@@ -196,7 +196,9 @@ class Outbox:
         if client.waiting_target and client.waiting_target == client.sent_target and self._is_awaited(client):
             return
         if isinstance(prompt, UnreadPrompt):
-            prompt = client.waiting = replace(prompt.read(), overtaken=prompt.overtaken)
+            # What cannot be read is refused to whom it was known to be of.
+            known = {"client_id": prompt.client_id, "cycle": prompt.cycle, "overtaken": prompt.overtaken}
+            prompt = client.waiting = replace(prompt.read(), **known)
         if why := prompt.error():
             self._refuse(client, why)
             return

@@ -56,8 +56,8 @@ from .. import conversions, topics
 from ..support import parameters, process
 from ..support.diagnostics import Diagnostics
 from ..support.direct import DirectSubscription, exclusive
-from ..support.handover import ValueSubscription
 from ..support.images import image_to_msg
+from ..support.intra_process import ValueSubscription
 from ..support.pictures import volume_from_image
 from ..support.tracing import TaskTracer
 from ..support.watch import Watch
@@ -388,34 +388,36 @@ class AplMsk(Node):
             response.message = str(error)
         return response
 
-    @exclusive
     def _on_save(
         self, request: SaveSegmentation.Request, response: SaveSegmentation.Response
     ) -> SaveSegmentation.Response:
         try:
-            volume, segmentation = self._worked_on(request.volume_uid)
             path = self._roots.resolved(request.path)
+            with self._lock:
+                volume, segmentation = self._worked_on(request.volume_uid)
+                uris = [each.uri for each in self._volumes.values() if each.uri]
             # Whoever publishes on `volumes` names these paths. What lies elsewhere is not looked at, and not overwritten.
-            inputs = [
-                Path(each.uri) for each in self._volumes.values() if each.uri and self._roots.hold(each.uri)
-            ]
+            inputs = [Path(uri) for uri in uris if self._roots.hold(uri)]
             source = self._roots.resolved(volume.uri) if path.suffix == ".dcm" and volume.uri else None
+            # Masks do not wait for the disk.
             write_segmentation(segmentation, path, inputs, source)
             response.success = True
         except SammError as error:
             response.message = str(error)
         return response
 
-    @exclusive
     def _on_save_work(self, request: WorkFile.Request, response: WorkFile.Response) -> WorkFile.Response:
         try:
-            volume, segmentation = self._worked_on(request.volume_uid)
-            if not volume.uri:
-                raise MaskError(
-                    f"{volume.name} is in no file that could be loaded again; save its segmentation, as .seg.nrrd or .mask.png."
-                )
-            model = self._session.models.get(volume.uid, "")
-            SavedWork.of(volume, segmentation, model).save(self._roots.resolved(request.path))
+            with self._lock:
+                volume, segmentation = self._worked_on(request.volume_uid)
+                if not volume.uri:
+                    raise MaskError(
+                        f"{volume.name} is in no file that could be loaded again; save its segmentation, as .seg.nrrd or"
+                        " .mask.png."
+                    )
+                work = SavedWork.of(volume, segmentation, self._session.models.get(volume.uid, ""))
+            # Masks do not wait for the disk.
+            work.save(self._roots.resolved(request.path))
             response.success = True
         except SammError as error:
             response.message = str(error)

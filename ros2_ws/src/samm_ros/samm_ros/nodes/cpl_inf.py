@@ -23,7 +23,7 @@ from samm_core.latency.events import Outcome, Task
 from .. import conversions, topics
 from ..support import process
 from ..support.diagnostics import Diagnostics
-from ..support.handover import ValueSubscription
+from ..support.intra_process import ValueSubscription
 from ..support.lifecycle import LifecycleNode
 from ..support.publishing import answer_publisher
 from ..support.remote_embeddings import RemoteEmbeddings

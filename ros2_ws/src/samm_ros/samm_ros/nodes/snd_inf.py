@@ -31,7 +31,7 @@ from .. import conversions, topics
 from ..support import parameters, process
 from ..support.diagnostics import Diagnostics
 from ..support.direct import BytesSubscription, DirectSubscription, exclusive
-from ..support.handover import ValueSubscription
+from ..support.intra_process import ValueSubscription
 from ..support.pictures import PictureLoader, Pictures
 from ..support.publishing import answer_publisher, request_publisher
 from ..support.reload import VolumeReloader
@@ -142,7 +142,9 @@ class SndInf(Node):
         else:
             prompt = replace(prompt, image=replace(prompt.image, source=uid))
             self._loader.want(uid, prompt.image.key.window)
+            self._look_after_loading()
         self._outbox.put(prompt)
+        self._sending.begin()
 
     @exclusive
     def _set_resend_after(self, seconds: float) -> None:

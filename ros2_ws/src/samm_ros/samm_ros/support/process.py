@@ -39,6 +39,7 @@ from rclpy.timer import Timer
 from samm_core.allocator import keep_freed_memory
 from samm_core.private import keep_files_private
 
+from .. import start
 from . import diagnostics, direct, parameters, security, shared_memory, watch
 from .lifecycle import LifecycleNode
 
@@ -46,7 +47,6 @@ from .lifecycle import LifecycleNode
 _BACKGROUND_THREADS = 4
 # What a library computes cannot be interrupted: it is waited for so long.
 _JOIN_S = 1.0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _logger = rclpy.logging.get_logger("process")
 
@@ -248,7 +248,7 @@ def _noted_signals() -> Iterator[None]:
         while read_from.recv(1):
             _end.ask()
 
-    former = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+    former = {number: signal.signal(number, lambda *_: None) for number in start.SIGNALS}
     former_descriptor = signal.set_wakeup_fd(write_to.fileno(), warn_on_full_buffer=False)
     listener = threading.Thread(target=listen, name="signals", daemon=True)
     listener.start()

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A publisher that numbers what it sends, so that a subscriber can count what is lost.
 
-What it sends goes to this process's own subscribers as it is, see handover.py, and is made a message for others alone.
+What it sends goes to this process's own subscribers as it is, see intra_process.py, and is made a message for others alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rclpy.time import Time
 from samm_msgs.msg import SliceMask, SliceRequest
 
 from .. import conversions, topics
-from . import handover
+from . import intra_process
 
 Message = TypeVar("Message")
 
@@ -53,7 +53,7 @@ class NumberedPublisher:
         self._sequence = itertools.count(1)
         # A process that is started again counts from 1 again: the mark tells the two sequences apart.
         self._identity = f"{node.get_fully_qualified_name()} {uuid.uuid4().hex[:8]}"
-        handover.publishes(self._identity)
+        intra_process.publishes(node, self._identity)
         # Numbered and sent under one lock, so that a gap in the numbers is a loss and nothing else.
         self._lock = threading.Lock()
 
@@ -68,7 +68,7 @@ class NumberedPublisher:
         Taken before the hand-over: after it, the receiver may already have stamped an event of its own.
         """
         handed_over_ns = time.monotonic_ns()
-        here = handover.subscriptions(self._node, self._topic)
+        here = intra_process.subscriptions(self._node, self._topic)
         # Each of them is a subscription to the topic too.
         if self._publisher.get_subscription_count() > len(here):
             with self._lock:
@@ -79,7 +79,7 @@ class NumberedPublisher:
                 handed_over_ns = time.monotonic_ns()
                 self._publisher.publish(message)
         for subscription in here:
-            subscription.hand_over(value)
+            subscription.deliver(value)
         return handed_over_ns
 
 

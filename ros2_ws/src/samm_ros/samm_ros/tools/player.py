@@ -17,6 +17,7 @@ from std_msgs.msg import Header
 
 from samm_core.errors import FrameError
 
+from ..support import shared_memory
 from ..support.images import compressed_to_msg, image_to_msg
 
 # Reliable, as REP 2003 asks of who publishes: a reader that takes what is best effort hears it too, one that wants all does as
@@ -99,6 +100,7 @@ class StreamPublisher(Node):
         self._images = self.create_publisher(kind, topic + suffix, SENT)
         self._poses = self.create_publisher(PoseStamped, pose_topic, SENT)
         self.topic, self.pose_topic = self._images.topic_name, self._poses.topic_name
+        shared_memory.keep_private()
 
     @property
     def listeners(self) -> int:

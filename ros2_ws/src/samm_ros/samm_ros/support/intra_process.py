@@ -24,13 +24,13 @@ from .direct import DirectSubscription
 _lock = threading.Lock()
 # By context and full name of a topic; replaced, never changed, so that it is read without the lock.
 _subscriptions: dict[tuple[Context, str], tuple[ValueSubscription, ...]] = {}
-# Of the publishers of this process, what their messages name as `publisher`.
-_publishers: set[bytes] = set()
+# Of the publishers of this process, by context, what their messages name as `publisher`.
+_publishers: set[tuple[Context, bytes]] = set()
 
 
-def publishes(identity: str) -> None:
-    """A publisher of this process hands over what it sends; its messages name it so."""
-    _publishers.add(identity.encode())
+def publishes(node: Node, identity: str) -> None:
+    """A publisher of this node delivers what it sends; its messages name it so."""
+    _publishers.add((node.context, identity.encode()))
 
 
 def subscriptions(node: Node, topic: str) -> tuple[ValueSubscription, ...]:
@@ -39,7 +39,7 @@ def subscriptions(node: Node, topic: str) -> tuple[ValueSubscription, ...]:
 
 
 class ValueSubscription(DirectSubscription):
-    """Calls `callback` with each value: handed over by a publisher of this process, or read from another's message.
+    """Calls `callback` with each value: delivered by a publisher of this process, or read from another's message.
 
     The callback comes on the publisher's thread or on one of its own, one at a time. Messages have a header, a sequence and a
     publisher as their first fields. read: makes the value of a message, or raises a SammError, with which `on_damaged` gets
@@ -58,11 +58,15 @@ class ValueSubscription(DirectSubscription):
     ) -> None:
         self._on_value, self._read, self._on_damaged = callback, read, on_damaged
         self._one_at_a_time = threading.RLock()
+        # Until it is known to publishers of this process, it takes their messages from the topic.
+        self._is_known = False
+        self._context = node.context
         self._closed_to_values = False
         super().__init__(node, message_type, topic, self._on_message, qos)
         self._key = node.context, node.resolve_topic_name(topic)
         with _lock:
             _subscriptions[self._key] = (*_subscriptions.get(self._key, ()), self)
+            self._is_known = True
 
     def destroy(self) -> None:
         with _lock:
@@ -70,12 +74,12 @@ class ValueSubscription(DirectSubscription):
             _subscriptions[self._key] = others
             if not others:
                 del _subscriptions[self._key]
-        # What is being handed over ends first, unless this is called from it.
+        # What is being delivered ends first: not to be called from it.
         with self._one_at_a_time:
             self._closed_to_values = True
         super().destroy()
 
-    def hand_over(self, value: object) -> None:
+    def deliver(self, value: object) -> None:
         """Call the callback with a value of this process; its exception is logged."""
         with self._one_at_a_time:
             if not self._closed_to_values:
@@ -83,9 +87,12 @@ class ValueSubscription(DirectSubscription):
 
     def _take(self, handle: object) -> object:
         taken = handle.take_message(self._subscription.msg_type, True)
-        if not taken or unread.publisher_of(taken[0]) in _publishers:
-            return None  # it was handed over
+        if not taken or self._was_delivered(taken[0]):
+            return None
         return taken[0]
+
+    def _was_delivered(self, data: bytes) -> bool:
+        return self._is_known and (self._context, unread.publisher_of(data)) in _publishers
 
     def _on_message(self, data: bytes) -> None:
         message = deserialize_message(data, self._subscription.msg_type)

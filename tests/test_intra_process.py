@@ -16,7 +16,7 @@ from samm_core.cycle.request import Answer
 from samm_core.geometry import Plane
 from samm_core.sources.base import ImageId, SliceKey
 from samm_ros import conversions, topics
-from samm_ros.support.handover import ValueSubscription
+from samm_ros.support.intra_process import ValueSubscription
 from samm_ros.support.publishing import NumberedPublisher, answer_publisher
 
 pytestmark = [pytest.mark.xdist_group("graph"), pytest.mark.timeout(60)]
