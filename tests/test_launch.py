@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import types
 from collections.abc import Callable
@@ -35,7 +36,8 @@ from samm_core.saved_work import SavedWork
 from samm_core.segmentation.segmentation import Segmentation
 from samm_core.sources.volume import LoadedVolume
 from samm_core.sources.window import Window
-from samm_ros.supervision import fastdds_files
+from samm_ros.supervision import cleanup, fastdds_files, fork_server
+from samm_ros.supervision import processes as process_table
 from samm_ros.supervision.processes import (
     ARGUMENTS,
     PROCESSES,
@@ -47,7 +49,7 @@ from samm_ros.supervision.processes import (
     processes,
     read_arguments,
 )
-from samm_ros.supervision.supervisor import START_ATTEMPTS, Supervisor, launch
+from samm_ros.supervision.supervisor import START_ATTEMPTS, Supervisor, launch, send_signal
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH_FILE = ROOT / "launch" / "samm.launch.py"
@@ -166,6 +168,27 @@ def locks_of(pid: int) -> set[Path]:
     """Lock files of Fast DDS that a process has open."""
     files = (Path(os.readlink(link)) for link in Path(f"/proc/{pid}/fd").iterdir())
     return {file for file in files if file.parent == fastdds_files.FOLDER and file.name.endswith("_el")}
+
+
+def suspended_server_of(supervisor: psutil.Process) -> psutil.Process:
+    """The process that forks for a supervisor, as soon as there is one, suspended: it answers no more."""
+    deadline = time.monotonic() + 60.0
+    while time.monotonic() < deadline:
+        for child in supervisor.children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if fork_server.__name__ in child.cmdline():
+                    child.suspend()
+                    return child
+        time.sleep(0.005)
+    pytest.fail("the process that forks did not start within 60 s")
+
+
+def memory_of(process: psutil.Process) -> Path:
+    """A folder with what outlives the process in shared memory, made now."""
+    folder = cleanup.folder_of(process.environ()[cleanup.MARK])
+    folder.mkdir()
+    (folder / "file").touch()
+    return folder
 
 
 class TestArguments:
@@ -458,10 +481,12 @@ class TestSupervisor:
             lines.wait_for(script, "started")
             process = psutil.Process(supervisor.processes[script])
             family = [process, *process.children(recursive=True)]
+            memory = memory_of(process)
             began = time.monotonic()
             supervisor.stop()
             assert time.monotonic() - began < MAX_STOP_S
         assert living(family) == []
+        assert not memory.exists()
         assert supervisor.processes == {}
 
     @pytest.mark.parametrize("script", ["stubborn", "parent", "ros_node"])
@@ -491,15 +516,16 @@ class TestSupervisor:
         # Not those of ports, which another process on this computer may take as soon as they are free.
         locks = {lock for lock in locks_of(process.pid) if "_port" not in lock.name}
         assert bool(locks) == (script == "ros_node")
+        in_memory = {*locks, memory_of(process)}
         supervisor.kill()
         supervisor.communicate()
         _, left = psutil.wait_procs(family, timeout=MAX_STOP_S)
         assert living(left) == []
         deadline = time.monotonic() + MAX_STOP_S
-        while (files := [lock for lock in locks if lock.exists()]) and time.monotonic() < deadline:
+        while (left := [path for path in in_memory if path.exists()]) and time.monotonic() < deadline:
             # A file's end is told to nobody.
             time.sleep(0.05)
-        assert files == []
+        assert left == []
 
     @pytest.mark.parametrize(("respawn", "times"), [(False, 1), (True, START_ATTEMPTS)])
     def test_a_process_that_cannot_start_is_an_error_with_the_end_of_its_log(
@@ -538,6 +564,27 @@ class TestSupervisor:
             supervisor.wait()
             with pytest.raises(LaunchError, match="linger is not running; running are none"):
                 supervisor.kill("linger")
+
+    def test_what_a_process_left_in_shared_memory_is_removed_before_it_is_started_again(
+        self, supervise: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lines = Lines()
+        running: list[dict[str, int]] = []
+        supervisor = supervise("linger", respawn=True, on_line=lines)
+        remove = fastdds_files.remove_abandoned
+
+        def note() -> list[Path]:
+            running.append(supervisor.processes)
+            return remove()
+
+        monkeypatch.setattr(fastdds_files, "remove_abandoned", note)
+        monkeypatch.setattr(process_table, "RESPAWN_DELAY_S", 0.0)
+        with supervisor:
+            lines.wait_for("linger", "started")
+            supervisor.kill("linger", signal.SIGKILL)
+            lines.wait_for("linger", "was ended by SIGKILL")
+            assert running == [{}]
+            lines.wait_for("linger", "started")
 
     def test_arguments_are_refused_before_anything_is_started(self, tmp_path: Path) -> None:
         with pytest.raises(LaunchError, match='sweep has to be true or false, not "maybe"'):
@@ -585,7 +632,11 @@ class TestForkServer:
         self, forked: Callable[..., Supervisor], lines: Lines
     ) -> None:
         with forked() as supervisor:
-            node = self.node_of(supervisor)
+            # However young it is.
+            killed = supervisor.processes["rcv_msk"]
+            supervisor.kill("rcv_msk", signal.SIGKILL)
+            lines.wait_for("rcv_msk", "was ended by SIGKILL")
+            node = self.node_of(supervisor, but=killed)
             server = node.parent()
             assert server.parent().pid == os.getpid()
             assert (os.getpgid(node.pid), os.getsid(node.pid)) == (node.pid, node.pid)
@@ -608,6 +659,47 @@ class TestForkServer:
             supervisor.kill("rcv_msk", signal.SIGTERM)
             lines.wait_for("rcv_msk", "ended with status 0")
         assert living(family) == []
+
+    def test_a_process_that_has_no_group_of_its_own_yet_is_killed(self) -> None:
+        young = subprocess.Popen(["sleep", "1000"])
+        try:
+            send_signal(young.pid, signal.SIGKILL)
+            assert young.wait(MAX_STOP_S) == -signal.SIGKILL
+        finally:
+            young.kill()
+
+    def test_a_stop_waits_for_nothing_while_a_process_is_being_started(
+        self, forked: Callable[..., Supervisor]
+    ) -> None:
+        supervisor = forked()
+        starting = threading.Thread(target=supervisor.start, daemon=True)
+        starting.start()
+        server = suspended_server_of(psutil.Process())
+        supervisor.stop()
+        starting.join(MAX_STOP_S)
+        assert not starting.is_alive()
+        assert living([server]) == []
+        supervisor.check()
+
+    def test_a_start_that_is_interrupted_leaves_nothing(
+        self, own_domain: dict[str, str], tmp_path: Path
+    ) -> None:
+        code = f"""
+            import psutil
+            from pathlib import Path
+            from samm_ros.supervision.supervisor import launch
+            try:
+                with launch({{}}, Path({str(tmp_path / "log")!r})) as supervisor:
+                    supervisor.wait()
+            except KeyboardInterrupt:
+                children = psutil.Process().children(recursive=True)
+                print("left", [child.cmdline() for child in children if child.status() != psutil.STATUS_ZOMBIE])
+        """
+        program = [sys.executable, "-c", textwrap.dedent(code)]
+        starting = subprocess.Popen(program, env=own_domain, stdout=subprocess.PIPE, text=True)
+        suspended_server_of(psutil.Process(starting.pid))
+        starting.send_signal(signal.SIGINT)
+        assert starting.communicate(timeout=60)[0] == "left []\n"
 
     def test_a_fork_that_cannot_start_is_an_error_with_the_end_of_its_log(
         self, forked: Callable[..., Supervisor]
@@ -632,6 +724,7 @@ class TestForkServer:
         supervisor = subprocess.Popen(program, env=own_domain, stdout=subprocess.PIPE, text=True)
         nodes = [psutil.Process(int(pid)) for pid in supervisor.stdout.readline().split()]
         family = [*nodes, nodes[0].parent()]
+        assert nodes[0].parent().pid != supervisor.pid, "they are no forks"
         supervisor.kill()
         supervisor.communicate()
         _, left = psutil.wait_procs(family, timeout=4 * MAX_STOP_S)

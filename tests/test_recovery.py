@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import SimpleITK as sitk
 from graph_processes import launched
@@ -27,6 +28,7 @@ from samm_core.prompts import PixelPrompt, pixel_box, pixel_points
 from samm_core.prompts import Prompt as Marks
 from samm_ros import conversions, topics
 from samm_ros.client import GraphClient
+from samm_ros.supervision import cleanup
 from samm_ros.supervision.supervisor import Supervisor
 
 pytestmark = [pytest.mark.xdist_group("graph"), pytest.mark.timeout(400)]
@@ -88,6 +90,9 @@ def test_a_server_killed_in_mid_prompt_answers_it_when_it_is_back_and_nothing_ap
         first = applied(client, FIRST, "kept")
         before = saved_labels(client, tmp_path / "before.nii.gz")
         assert before.any()
+        mark = psutil.Process(running.processes["samm_server"]).environ()[cleanup.MARK]
+        embeddings = list(cleanup.folder_of(mark).glob("*/*.safetensors"))
+        assert embeddings, "the server kept none of the slice that was prompted"
 
         def waits(status: SegmentationStatus) -> bool:
             return any(c.requested > max(c.settled, first.cycle) for c in status.clients)
@@ -111,6 +116,7 @@ def test_a_server_killed_in_mid_prompt_answers_it_when_it_is_back_and_nothing_ap
             topics.SEGMENTATION_STATUS,
             lambda s: not s.stale and any(c.settled >= answer.cycle for c in s.clients),
         )
+        assert all(file.exists() for file in embeddings)
         after = saved_labels(client, tmp_path / "after.nii.gz")
         mask = decode_mask(answer.data.tobytes(), (answer.height, answer.width), answer.encoding)
         assert (after[before > 0] == before[before > 0]).all(), "what was applied before the kill is gone"

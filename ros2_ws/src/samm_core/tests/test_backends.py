@@ -25,8 +25,14 @@ from samm_core.embedding.engine import EmbeddingEngine
 from samm_core.errors import BackendError, ModelError, PromptError
 from samm_core.geometry import Plane
 from samm_core.models import checkpoint_of, load_model
-from samm_core.models.backends import export_store
-from samm_core.models.backends.export_store import export_of, identity_of, write_manifest
+from samm_core.models.backends import compiled_store, export_store
+from samm_core.models.backends.export_store import (
+    REFERENCE_FILE,
+    UNUSED_S,
+    export_of,
+    identity_of,
+    write_manifest,
+)
 from samm_core.models.backends.openvino import OpenVinoModel, activate, fast_precisions
 from samm_core.models.base import FEATURES, Embedding
 from samm_core.models.parity import Reference, dice_of, reference_prompts
@@ -117,6 +123,115 @@ def test_an_embedding_of_one_backend_is_decoded_by_another(lite_medsam, torch_li
     taken = lite_medsam.restore(made.as_arrays(), made.original_size)
     assert dice_of(lite_medsam.decode(taken, prompt).mask, torch_lite.decode(made, prompt).mask) >= 0.98
     assert lite_medsam.fingerprint != torch_lite.fingerprint
+
+
+def test_openvino_tells_nobody_how_it_is_used(tmp_path) -> None:
+    """Without the stand-in, any conversion starts threads that send it, and a folder with an identity of the user."""
+    code = (
+        "import os, sys, threading; import samm_core.models.backends; import openvino\n"
+        "try: openvino.convert_model('absent.onnx')\n"
+        "except Exception as error: print('absent.onnx' in str(error))\n"
+        "print(sys.modules['openvino_telemetry'], threading.active_count(), os.listdir(os.environ['HOME']))"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert shown.stdout == "True\nNone 1 []\n", shown
+
+
+# What was compiled is kept
+
+
+@pytest.fixture
+def kept(lite_medsam, tmp_path) -> Path:
+    """A copy of the export of a model that has been loaded, with its compiled networks."""
+    return shutil.copytree(lite_medsam.export, tmp_path / lite_medsam.export.name)
+
+
+def masks_of(model: OpenVinoModel, image: np.ndarray) -> list[np.ndarray]:
+    """By each of its networks."""
+    (embedding,) = model.encode([image])
+    prompts = (
+        PixelPrompt(box_xyxy=[40, 40, 150, 170]),
+        PixelPrompt([[98, 120]], [1]),
+        PixelPrompt([[98, 120], [60, 60]], [1, 0]),
+    )
+    return [model.decode(embedding, prompt).mask for prompt in prompts]
+
+
+def test_a_second_load_compiles_nothing_and_gives_the_same_masks(
+    lite_medsam, kept, encoded, monkeypatch
+) -> None:
+    image = encoded[Plane.AXIAL][0]
+    monkeypatch.setattr(openvino.Core, "compile_model", lambda *_: pytest.fail("it was compiled again"))
+    model = OpenVinoModel("lite_medsam", LiteMedSamProcessor(), kept, "float32")
+    for mask, expected in zip(masks_of(model, image), masks_of(lite_medsam, image), strict=True):
+        assert expected.any() and np.array_equal(mask, expected)
+
+
+def test_a_compiled_network_that_was_cut_is_compiled_again_and_gives_the_same_masks(
+    lite_medsam, kept, encoded
+) -> None:
+    image = encoded[Plane.AXIAL][0]
+    (cut,) = kept.glob("compiled-decoder-2-float32-*")
+    os.truncate(cut, cut.stat().st_size - 100)
+    assert compiled_store.load_compiled(cut) is None
+    model = OpenVinoModel("lite_medsam", LiteMedSamProcessor(), kept, "float32")
+    for mask, expected in zip(masks_of(model, image), masks_of(lite_medsam, image), strict=True):
+        assert np.array_equal(mask, expected)
+    assert compiled_store.load_compiled(cut) is not None
+
+
+def test_agreement_is_of_compiled_networks_that_were_kept_and_ends_when_the_computer_is_started(
+    kept, tmp_path, monkeypatch
+) -> None:
+    def load() -> None:
+        activate("lite_medsam", LiteMedSamProcessor(), kept, "float32")
+
+    def is_noted() -> bool:
+        return any(kept.glob("agreed-float32-*"))
+
+    for former in (*kept.glob("agreed-*"), *kept.glob("compiled-decoder-2-*")):
+        former.unlink()
+    load()
+    assert not is_noted(), "what the next start imports has not been checked"
+    load()
+    assert is_noted()
+    # The check alone reads it.
+    (kept / REFERENCE_FILE).unlink()
+    load()
+    monkeypatch.setattr(compiled_store, "_BOOT", tmp_path / "boot_id")
+    (tmp_path / "boot_id").write_text("of another start")
+    with pytest.raises(FileNotFoundError):
+        load()
+
+
+def test_compiled_networks_that_nobody_uses_are_removed(tmp_path) -> None:
+    def make(name: str, age_s: float) -> Path:
+        (tmp_path / name).write_bytes(b"compiled")
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+        return tmp_path / name
+
+    unused = make("compiled-points-float32-a", UNUSED_S + 60)
+    abandoned = make("compiled-points-float32-b.x.part", 7200)
+    others = {
+        make("compiled-points-float32-c", UNUSED_S - 60),
+        make("compiled-points-float32-d.x.part", 60),
+        make("compiled-points-2-float32-a", UNUSED_S + 60),
+    }
+    used = tmp_path / "compiled-points-float32-e"
+    compiled_store.save_compiled(used, b"compiled")
+    assert set(tmp_path.iterdir()) == {*others, used} and not {unused, abandoned} & others
+    assert compiled_store.load_compiled(used).tobytes() == b"compiled"
+    os.utime(used, (0, 0))
+    compiled_store.load_compiled(used)
+    compiled_store.save_compiled(tmp_path / "compiled-points-float32-f", b"compiled")
+    assert used.exists(), "it was used a moment ago"
 
 
 # A backend is refused when it is wrong, whatever is wrong with it

@@ -359,6 +359,67 @@ def test_an_engine_that_is_started_again_embeds_nothing_that_was_asked_for_last(
     assert np.array_equal(asked(7), first)
 
 
+def test_what_could_not_be_written_is_written_when_it_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_REST_S", 0.0)
+    recent, failed = RecentEmbeddings(tmp_path / "recent"), threading.Event()
+
+    def fail(*_: object) -> None:
+        failed.set()
+        raise CacheError("The disk is full.")
+
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(EmbeddingStore, "save", fail)
+        recent.note(key(0), embedding(0))
+        assert failed.wait(60)
+
+    def written() -> bool:
+        recent.note(key(0), embedding(0))
+        return any(tmp_path.rglob("axial_00000.safetensors"))
+
+    wait_until(written)
+
+
+def test_of_a_batch_of_the_sweep_what_was_asked_for_outlives_the_process(
+    tmp_path: Path, lite_medsam, mni: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeping, answering, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def encode(images: list, ahead: bool = False) -> list[Embedding]:
+        if ahead:
+            sweeping.set()
+        else:
+            answering.set()
+        # The thread that answers stays busy, so that the sweep comes to the slice that is asked for.
+        assert (go_on if ahead else answered).wait(60)
+        return [embedding(i) for i in range(len(images))]
+
+    answered = threading.Event()
+    monkeypatch.setattr(lite_medsam, "encode", encode)
+    monkeypatch.setattr(lite_medsam, "batch", 2)
+    monkeypatch.setattr(lite_medsam, "sweepers", 1)
+    engine = EmbeddingEngine(EmbeddingCache(2**30), recent=RecentEmbeddings(tmp_path / "recent"))
+    engine.set_model(lite_medsam)
+    engine.load(mni)
+    order = SweepOrder({Plane.AXIAL: mni.geometry.slice_count(Plane.AXIAL)})
+    batch = [order.pop(), order.pop()]
+    try:
+        engine.sweep([Plane.AXIAL])
+        assert sweeping.wait(60)
+        engine.request(ImageId(mni.uid, SliceKey(Plane.CORONAL, 0)))
+        assert answering.wait(60)
+        asked = engine.request(ImageId(mni.uid, SliceKey(*batch[1])))
+        go_on.set()
+        asked.result(timeout=60)
+        wait_until(lambda: any(tmp_path.rglob(f"axial_{batch[1][1]:05d}.safetensors")))
+        assert not any(tmp_path.rglob(f"axial_{batch[0][1]:05d}.safetensors"))
+    finally:
+        go_on.set()
+        answered.set()
+        engine.close()
+
+
 def test_the_scope_changes_with_volume_window_and_model() -> None:
     scopes = {
         scope_of(uid, window, model)

@@ -294,8 +294,7 @@ class RecentEmbeddings:
         return None
 
     def _write(self, key: EmbeddingKey, embedding: Embedding, oldest: EmbeddingKey | None) -> None:
-        # Without room or permission nothing is lost but the time to embed it again.
-        with contextlib.suppress(CacheError, OSError):
+        try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             if oldest:
                 self._store.remove(oldest)
@@ -304,6 +303,11 @@ class RecentEmbeddings:
             files = sorted(self._folder.glob("*/*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
             for old in files[: -self._count]:
                 old.unlink()
+        except (CacheError, OSError):
+            # Without room or permission nothing is lost but the time to embed it again. There may be room the next
+            # time.
+            with self._lock:
+                self._kept.pop(key, None)
 
 
 def _identity(key: EmbeddingKey) -> str:

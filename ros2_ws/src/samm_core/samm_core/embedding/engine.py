@@ -421,7 +421,7 @@ class EmbeddingEngine:
         embeddings: list[Embedding],
         futures: Sequence[Future[EncodedSlice]] = (),
     ) -> None:
-        answered: list[tuple[Future[EncodedSlice], Embedding]] = []
+        answered: list[tuple[Future[EncodedSlice], ImageId, Embedding]] = []
         with self._wake:
             self._finished_at.extend([time.monotonic()] * len(images))
             is_overtaken = model is not self._model
@@ -429,20 +429,19 @@ class EmbeddingEngine:
                 # What was finished after its model was let go of must not stay in memory.
                 self.cache.remove(_key(image, model) for image in images)
             else:
-                answered = [(future, embeddings[0]) for future in futures]
+                answered = [(future, images[0], embeddings[0]) for future in futures]
                 # It may have been requested while it was worked on: by the sweep, or for an earlier prompt of a drag.
                 for image, embedding in zip(images, embeddings, strict=True):
                     waiting = self._wanted.pop(image, [])
-                    answered += [(f, embedding) for f in waiting if f.set_running_or_notify_cancel()]
+                    answered += [(f, image, embedding) for f in waiting if f.set_running_or_notify_cancel()]
             if answered:
                 # Its decoding and its user's next prompt come now.
                 self._last_wanted = time.monotonic()
         if is_overtaken:
             _fail(futures, NotReadyError("The model was changed before the slice was embedded."))
-        for waiting, embedding in answered:
+        for waiting, image, embedding in answered:
             waiting.set_result(EncodedSlice(embedding, model))
-        if answered:
-            self._note(images[0], embeddings[0], model)
+            self._note(image, embedding, model)
         self.on_progress()
 
     def _pause(self) -> float:

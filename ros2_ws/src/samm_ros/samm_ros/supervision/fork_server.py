@@ -3,9 +3,9 @@
 """Starts node processes as forks of one that has imported what they import, which takes them a second each otherwise.
 
 The process `python -m samm_ros.supervision.fork_server SOCKET NAME …` imports executables of `samm_ros.start` when they
-are first asked for, or ahead when nobody has asked for anything for a while. It creates nothing of ROS and no thread, so
-that a fork of it is what a new process would be. (Two libraries that are imported do start threads: LTTng's for tracing,
-OpenVINO's for telemetry. They sleep, and a fork is without them.) The supervisor's end of the socket is a ForkServer.
+are first asked for, or ahead when nobody has asked for anything for a while. It creates nothing of ROS and no thread,
+so that a fork of it is what a new process would be. (One library that is imported does start threads: LTTng's, for
+tracing. They sleep, and a fork is without them.) The supervisor's end of the socket is a ForkServer.
 """
 
 from __future__ import annotations
@@ -68,30 +68,39 @@ class ForkServer:
 
     def __init__(self, names: Sequence[str], environment: Mapping[str, str]) -> None:
         self._names, self._environment = names, environment
+        self._closed = False
         self._server = _Connection(names, environment)
 
     def start(self, name: str, words: Sequence[str], log: Path) -> ForkedProcess:
         """Start `name` with the command line `words`, appending what it writes to `log`. Raises OSError."""
         for _ in range(2):
-            self.keep()
+            self.ensure_running()
             with contextlib.suppress(ConnectionError):  # it has died meanwhile
                 return self._server.start(name, words, log)
         raise OSError("the process that starts it dies")
 
-    def keep(self) -> None:
-        """Have one that lives."""
+    def ensure_running(self) -> None:
+        """Replace one that has died. Raises OSError."""
         self._server.listen()
-        if self._server.is_lost:
+        if self._server.is_lost and not self._closed:
             self._server.close()
             self._server.wait()
             self._server = _Connection(self._names, self._environment)
+        if self._closed:  # maybe meanwhile
+            self._server.close()
+            raise OSError("the process that starts it was told to end")
 
     def close(self) -> None:
-        """It ends when the processes that it started have ended. What their statuses are is told no more."""
+        """Start nothing more, from any thread: a start under way fails.
+
+        It ends when the processes that it started have ended. What their statuses are is told no more.
+        """
+        self._closed = True
         self._server.close()
 
     def wait(self) -> None:
-        """Until it has ended."""
+        """Close it, and return when it has ended."""
+        self.close()
         self._server.wait()
 
 
@@ -135,10 +144,13 @@ class _Connection:
 
     def close(self) -> None:
         self.is_lost = True
-        self._socket.close()
+        with contextlib.suppress(OSError):  # it was closed before
+            # Another thread that waits for a message wakes, as it would not when its socket is closed.
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def wait(self) -> None:
         self._process.wait()
+        self._socket.close()
 
     def _receive(self) -> dict | None:
         try:
@@ -156,65 +168,87 @@ class _Connection:
 
 def main() -> None:
     """The process that forks, and each process that it has forked."""
-    requests = socket.socket(fileno=int(sys.argv[1]))
-    if entry := _serve(requests, sys.argv[2:]):
+    # It ends with the supervisor and the forks, which get these too.
+    signal.pthread_sigmask(signal.SIG_BLOCK, start.SIGNALS)
+    if entry := _Forks(socket.socket(fileno=int(sys.argv[1]))).serve(sys.argv[2:]):
         entry()
 
 
-def _serve(requests: socket.socket, names: list[str]) -> Callable[[], None] | None:
-    """In a fork, what it is to run; None when the supervisor's end is closed and all forks have ended."""
-    # It ends with the supervisor and the forks, which get these too.
-    signal.pthread_sigmask(signal.SIG_BLOCK, start.SIGNALS)
-    ahead = _imports_ahead(names)
-    forks: dict[int, int] = {}  # process id by its descriptor, which can be read when it has ended
-    poll = select.poll()
-    poll.register(requests, select.POLLIN)
-    is_open = True
-    wait_ms = _IDLE_MS
-    while is_open or forks:
-        ready = poll.poll(wait_ms if ahead else None)
-        wait_ms = _IDLE_MS if ready else 0
-        if not ready:
-            ahead.pop(0)()
-        for descriptor, _ in ready:
-            if descriptor in forks:
-                poll.unregister(descriptor)
-                os.close(descriptor)
-                pid = forks.pop(descriptor)
-                status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-                if is_open:
-                    is_open = _sent(requests, {"ended": pid, "status": status})
-            elif data := _received(requests):
-                request = json.loads(data)
-                _load(request["name"])
-                try:
-                    pid = _fork()
-                except OSError as error:
-                    is_open = _sent(requests, {"error": str(error)})
-                    continue
-                if not pid:
-                    requests.close()
-                    for other in forks:
-                        os.close(other)
-                    return _become(**request)
-                forks[handle := os.pidfd_open(pid)] = pid
-                poll.register(handle, select.POLLIN)
-                is_open = _sent(requests, {"started": pid})
-            else:
-                is_open = False
-            if not is_open:
-                with contextlib.suppress(KeyError):
-                    poll.unregister(requests)
-    return None
+class _Forks:
+    """The processes that this one has forked, and the socket from which it is told to."""
+
+    def __init__(self, requests: socket.socket) -> None:
+        self._requests = requests
+        self._is_open = True
+        self._pids: dict[int, int] = {}  # by a descriptor that can be read when the process has ended
+        self._poll = select.poll()
+        self._poll.register(requests, select.POLLIN)
+
+    def serve(self, names: list[str]) -> Callable[[], None] | None:
+        """In a fork, what it is to run; None when the supervisor's end is closed and all forks have ended."""
+        ahead = _imports_ahead(names)
+        wait_ms = _IDLE_MS
+        while self._is_open or self._pids:
+            ready = self._poll.poll(wait_ms if ahead else None)
+            wait_ms = _IDLE_MS if ready else 0
+            if not ready:
+                ahead.pop(0)()
+            for descriptor, _ in ready:
+                if descriptor in self._pids:
+                    self._reap(descriptor)
+                elif entry := self._answer():
+                    return entry
+        return None
+
+    def _reap(self, descriptor: int) -> None:
+        self._poll.unregister(descriptor)
+        os.close(descriptor)
+        pid = self._pids.pop(descriptor)
+        self._tell({"ended": pid, "status": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])})
+
+    def _answer(self) -> Callable[[], None] | None:
+        """Fork what is requested; in the fork, what it is to run."""
+        data = b""
+        with contextlib.suppress(ConnectionError):
+            data = self._requests.recv(_MAX_MESSAGE)
+        if not data:
+            self._close()
+            return None
+        request = json.loads(data)
+        _load(request["name"])
+        try:
+            pid = _fork()
+        except OSError as error:
+            self._tell({"error": str(error)})
+            return None
+        if not pid:
+            self._requests.close()
+            for other in self._pids:
+                os.close(other)
+            return _become(**request)
+        self._pids[handle := os.pidfd_open(pid)] = pid
+        self._poll.register(handle, select.POLLIN)
+        self._tell({"started": pid})
+        return None
+
+    def _tell(self, message: dict[str, object]) -> None:
+        try:
+            self._requests.send(json.dumps(message).encode())
+        except OSError:
+            self._close()
+
+    def _close(self) -> None:
+        if self._is_open:
+            self._poll.unregister(self._requests)
+        self._is_open = False
 
 
 def _fork() -> int:
     # What has been imported stays, and is shared as long as neither process looks at each object of it.
     gc.freeze()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # of the threads that this file's first lines tell of
+        # Of the threads that this file's first lines tell of.
+        warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 
 
@@ -240,7 +274,7 @@ def _imports_ahead(names: list[str]) -> list[Callable[[], None]]:
 
 
 def _import(module: str) -> None:
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(Exception):  # as in _load
         importlib.import_module(module)
 
 
@@ -263,19 +297,6 @@ def _is_readable(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _received(requests: socket.socket) -> bytes:
-    with contextlib.suppress(ConnectionError):
-        return requests.recv(_MAX_MESSAGE)
-    return b""
-
-
-def _sent(requests: socket.socket, message: dict[str, object]) -> bool:
-    with contextlib.suppress(OSError):
-        requests.send(json.dumps(message).encode())
-        return True
-    return False
 
 
 if __name__ == "__main__":

@@ -51,6 +51,16 @@ def launch(arguments: Mapping[str, str], log_dir: Path, on_line: OnLine | None =
     return Supervisor(commands, log_dir, environment, bool(values["respawn"]), on_line, forked=commands)
 
 
+def send_signal(pid: int, number: int) -> None:
+    """Send a signal to a process and its group, or to the process alone while it has no group of its own."""
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        # A fork has just been made, or has just ended.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 class _Log:
     """What a process writes, over all the times that it is started."""
 
@@ -125,7 +135,7 @@ class Supervisor:
         self._children = [
             _Child(name, words, _Log(self.log_dir / f"{name}.log")) for name, words in commands.items()
         ]
-        self._changed = threading.Condition()  # guards the children and the two below
+        self._changed = threading.Condition()  # guards the children and the failure
         self._failure: LaunchError | None = None
         self._stopping = False
         self._over = threading.Event()
@@ -135,7 +145,11 @@ class Supervisor:
         self._fork_server: ForkServer | None = None
 
     def __enter__(self) -> Supervisor:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(
@@ -160,7 +174,7 @@ class Supervisor:
             start_new_session=True,
         )
         with self._changed:
-            if self._forked:
+            if self._forked and not self._stopping:
                 self._fork_server = ForkServer(self._forked, self._environment)
             for child in self._children:
                 self._start(child)
@@ -168,15 +182,18 @@ class Supervisor:
 
     def stop(self) -> None:
         """End all processes, in at most 5 s, and clean up after them; a second call does nothing."""
-        with self._changed:
-            if self._stopping or not self._cleanup:
-                return
-            self._stopping = True
-            if self._fork_server:
-                self._fork_server.close()
+        if self._stopping or not self._cleanup:
+            return
+        self._stopping = True
+        if self._fork_server:
+            # Whoever holds the lock may be waiting for it.
+            self._fork_server.close()
+        with self._changed:  # from here on no process is started
+            self._changed.notify_all()
         cleanup.end_processes(self._mark)
         self._over.set()
-        self._watcher.join()
+        if self._watcher.is_alive():
+            self._watcher.join()
         if self._fork_server:
             self._fork_server.wait()
         self._cleanup.kill()
@@ -188,7 +205,7 @@ class Supervisor:
             running = self.processes
             if name not in running:
                 raise LaunchError(f"{name} is not running; running are {', '.join(running) or 'none'}.")
-            os.killpg(running[name], number)
+            send_signal(running[name], number)
 
     def check(self) -> None:
         """Raise the LaunchError of a process that failed at its start, if there is one."""
@@ -204,6 +221,8 @@ class Supervisor:
         self.check()
 
     def _start(self, child: _Child) -> None:
+        if self._stopping:
+            return
         child.due_at, child.started_at = None, time.monotonic()
         # The process writes to its log directly: it never waits for us, and no line is lost when we die.
         try:
@@ -221,23 +240,24 @@ class Supervisor:
                     start_new_session=True,
                 )
         except OSError as error:
-            self._fail(child, f"cannot be started: {error}")
+            if not self._stopping:
+                self._fail(child, f"cannot be started: {error}")
 
     def _watch(self) -> None:
         over = False
         while not over:
             over = self._over.wait(_POLL_S)  # and once more then, for the last lines
-            self._keep_fork_server()
+            self._ensure_fork_server()
             for child in self._children:
                 with self._changed:
                     self._look_after(child)
                 for line in child.log.new_lines():
                     self._on_line(child.name, line)
 
-    def _keep_fork_server(self) -> None:
+    def _ensure_fork_server(self) -> None:
         with self._changed, contextlib.suppress(OSError):
-            if self._fork_server and not self._stopping:
-                self._fork_server.keep()
+            if self._fork_server:
+                self._fork_server.ensure_running()
 
     def _look_after(self, child: _Child) -> None:
         self._start_if_due(child)
@@ -249,14 +269,15 @@ class Supervisor:
         if self._stopping:
             return
         told = self._judge_end(child, status)
-        self._start_if_due(child)
         if status < 0:
+            # Before it is started again: a lock file that it has made and not locked yet looks abandoned.
             fastdds_files.remove_abandoned()
+        self._start_if_due(child)
         if told:
             self._on_line(child.name, told)
 
     def _start_if_due(self, child: _Child) -> None:
-        if child.due_at is not None and time.monotonic() >= child.due_at and not self._stopping:
+        if child.due_at is not None and time.monotonic() >= child.due_at:
             self._start(child)
 
     def _judge_end(self, child: _Child, status: int) -> str:

