@@ -6,5 +6,7 @@ import os
 import sys
 import tempfile
 
-# Their graphs load volumes of packages and of temporary folders, and what a user names.
-os.environ.setdefault("SAMM_ROOTS", os.pathsep.join([sys.prefix, tempfile.gettempdir(), os.getcwd()]))
+
+def set_roots() -> None:
+    """Let this process' graphs load volumes of packages and of temporary folders, unless the user has chosen roots."""
+    os.environ.setdefault("SAMM_ROOTS", os.pathsep.join([sys.prefix, tempfile.gettempdir(), os.getcwd()]))

@@ -4,17 +4,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
-import signal
 import tempfile
 import threading
 import time
 import uuid
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import rclpy
@@ -54,6 +52,8 @@ class Pointer:
         self.applied: set[int] = set()
         self._completed: dict[int, set[Task]] = defaultdict(set)
         self.events: list[TaskEvent] = []
+        # Of each event its node and that node's number of it, by which those that were lost are known.
+        self.event_numbers: list[tuple[str, int]] = []
         self._subscriptions = (
             DirectSubscription(
                 self._node, msg.SliceMask, topics.RECEIVED_MASKS, self._on_mask, topics.OF_ALL_CLIENTS
@@ -110,16 +110,6 @@ class Pointer:
                 self.again(message)
         return message.cycle
 
-    @contextlib.contextmanager
-    def statuses(self, callback: Callable[[msg.SegmentationStatus], None]) -> Iterator[None]:
-        """Calls `callback` with what APL_MSK tells meanwhile."""
-        kind, topic = msg.SegmentationStatus, topics.SEGMENTATION_STATUS
-        subscription = DirectSubscription(self._node, kind, topic, callback, topics.LATCHED)
-        try:
-            yield
-        finally:
-            subscription.destroy()
-
     def cycles(self) -> dict[int, Cycle]:
         """The cycles of this pointer that are whole, by number."""
         with self._changed:
@@ -151,6 +141,7 @@ class Pointer:
         event = event_of(message)
         with self._changed:
             self.events.append(event)
+            self.event_numbers.append((message.node, message.sequence))
             if event.cycle in self.sent_ns and event.outcome == Outcome.COMPLETED:
                 self._completed[event.cycle].add(event.task)
                 if event.task == Task.APL_MSK:
@@ -254,22 +245,3 @@ class Ours(Design):
         cycles = [cycle for number, cycle in pointer.cycles().items() if number > first]
         by_client = [sum(cycle.client_id == name for cycle in cycles) for name in names]
         return Drag(taken, moves, pointer.timed(cycles), by_client, cores)
-
-    def stale_after(self, spot: Spot, number: signal.Signals) -> float:
-        """Seconds from a signal that stops or ends the server, while a pointer moves, to what is shown being told stale."""
-        stale: list[bool] = []
-        at = 0.0
-        with self._pointer.statuses(lambda status: stale.append(status.stale)):
-            deadline = time.monotonic() + ANSWER_S
-            while time.monotonic() < deadline:
-                self._pointer.send(spot.moved(time.monotonic()), "pointer")
-                time.sleep(1 / MOUSE_HZ)
-                if at and stale[-1]:
-                    taken = time.monotonic() - at
-                    if number == signal.SIGSTOP:
-                        self.supervisor.kill("samm_server", signal.SIGCONT)
-                    return taken
-                if not at and len(stale) > 20 and not stale[-1]:
-                    self.supervisor.kill("samm_server", number)
-                    at = time.monotonic()
-        raise LaunchError(f"Within {ANSWER_S:g} s nobody said that what is shown is stale.")

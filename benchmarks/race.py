@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,10 +82,7 @@ def _print(results: dict) -> None:
     }
     for title, values in rows.items():
         table.add_row(title, *(f"{value:.1f}" for value in values))
-    console = Console()
-    console.print(table)
-    for number, seconds in results["stale_s"].items():
-        console.print(f"{number} of the server in a drag: stale after {max(seconds):.2f} s at most")
+    Console().print(table)
 
 
 def _race(folder: Path, quick: bool) -> dict:
@@ -145,11 +141,6 @@ def _race(folder: Path, quick: bool) -> dict:
                 for design in both:
                     design.load(*volume)
                 results[axis][value] = in_turns(both, volume[1], clicks // 5)
-        _said("a server that stops, and one that dies, in a drag")
-        results["stale_s"] = {
-            number.name: [ours.stale_after(volume[1], number) for _ in range(1 if quick else 5)]
-            for number in (signal.SIGSTOP, signal.SIGKILL)
-        }
     results["points"] = _points(folder, reference, clicks // 5)
     results["trace"] = _trace(reference, 3 * clicks if quick else _TRACE_PAIRS)
     return results

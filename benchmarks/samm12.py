@@ -65,16 +65,17 @@ def main() -> None:
     shown = volume.window.to_uint8(volume.voxels[40 : 40 + args.pictures])
     pictures = [cv2.resize(each, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) for each in shown]
     text(pictures[0])
-    namespace, folder = f"bench_{uuid.uuid4().hex[:8]}", Path(tempfile.mkdtemp())
+    namespace = f"bench_{uuid.uuid4().hex[:8]}"
     os.environ.update(environment())
     with (
-        launch({"namespace": namespace, "bridge": "false"}, folder),
+        tempfile.TemporaryDirectory() as folder,
+        launch({"namespace": namespace, "bridge": "false"}, Path(folder)),
         GraphClient(namespace, "bench") as ros,
-        BridgeProcess(namespace, folder) as bridge,
+        BridgeProcess(namespace, Path(folder)) as bridge,
     ):
         panel = samm12.Samm12Extension(bridge.ports["SAMM"])
-        while panel.connect() is None:
-            time.sleep(0.1)
+        panel.connect()
+        panel.until_prepared()
         cycles(panel, ros, pictures, args.prompts)
         if args.hostile:
             hostile(panel, bridge, args.hostile)

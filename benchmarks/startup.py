@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samm_core.errors import PromptError
+from samm_core.errors import LaunchError, PromptError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,8 +64,7 @@ def main(args: argparse.Namespace) -> int:
     starts, recoveries = [], []
     for turn in range(1 if args.quick else 3):
         for name, setup in _SETUPS.items():
-            began = time.monotonic()
-            with _graph(**setup) as (client, supervisor):
+            with _graph(**setup) as (client, supervisor, began):
                 client.wait_for(lambda c=client: _has_volume(c), "the volume", _TIMEOUT_S)
                 loaded = time.monotonic()
                 _mask(client, _prompt(95))
@@ -118,7 +117,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _graph(**setup: str) -> Iterator[tuple[GraphClient, Supervisor]]:
+def _graph(**setup: str) -> Iterator[tuple[GraphClient, Supervisor, float]]:
+    """A client of a graph, what runs it, and when its processes were started, CLOCK_MONOTONIC, seconds."""
     from samm_core.sources.sample import mni_volume
     from samm_ros.client import GraphClient
     from samm_ros.supervision.supervisor import launch
@@ -134,8 +134,10 @@ def _graph(**setup: str) -> Iterator[tuple[GraphClient, Supervisor]]:
     }
     with tempfile.TemporaryDirectory() as folder:
         supervisor = launch(arguments, Path(folder))
-        with GraphClient(namespace, "bench", supervisor.check) as client, supervisor:
-            yield client, supervisor
+        with GraphClient(namespace, "bench", supervisor.check) as client:
+            began = time.monotonic()
+            with supervisor:
+                yield client, supervisor, began
 
 
 def _recoveries(
@@ -151,9 +153,12 @@ def _recoveries(
                 # The slice that was worked on; the server's next life finds its embedding.
                 before = _mask(client, _prompt(95 + number))
                 time.sleep(_KEPT_AFTER_S)
-                pid, began = supervisor.processes[name], time.monotonic()
+                pid, began = supervisor.processes.get(name), time.monotonic()
                 supervisor.kill(name, signal.SIGKILL)
                 while supervisor.processes.get(name, pid) == pid:
+                    supervisor.check()
+                    if time.monotonic() - began > _TIMEOUT_S:
+                        raise LaunchError(f"{name} did not start again within {_TIMEOUT_S:g} s.")
                     time.sleep(0.005)
                 again = time.monotonic()
                 right = dice_of(_mask(client, _prompt(95 + number)), before) >= _MIN_DICE
@@ -177,8 +182,8 @@ def _recoveries(
 
 @contextlib.contextmanager
 def _busy(programs: int) -> Iterator[None]:
-    """With so many programs that compute without end, each in a session of its own as a user's are."""
-    command = [sys.executable, "-c", "while True: pass"]
+    """With so many programs that compute, each in a session of its own as a user's are; they end with this one."""
+    command = [sys.executable, "-c", "import os; p = os.getppid()\nwhile os.getppid() == p: pass"]
     running = [subprocess.Popen(command, start_new_session=True) for _ in range(programs)]
     try:
         yield
@@ -197,8 +202,6 @@ def _prompt(slice_index: int) -> Prompt:
 
 def _mask(client: GraphClient, prompt: Prompt) -> np.ndarray:
     """The mask, when it is applied. Until a process that was started has heard of the volume, prompts are refused."""
-    from samm_core.mask_codec import decode_mask
-
     deadline = time.monotonic() + _TIMEOUT_S
     while True:
         try:
@@ -208,7 +211,7 @@ def _mask(client: GraphClient, prompt: Prompt) -> np.ndarray:
                 raise
             continue
         client.wait_for(lambda a=answer: _has_applied(client, a.cycle), "the mask to be applied", _TIMEOUT_S)
-        return decode_mask(answer.data, answer.shape, answer.encoding)
+        return answer.mask
 
 
 def _has_volume(client: GraphClient) -> bool:
@@ -230,8 +233,9 @@ def _mib(supervisor: Supervisor, name: str) -> float:
 
 
 def _processor_s(supervisor: Supervisor, name: str) -> float:
-    """What a process has computed since its start, on all cores together."""
+    """What a process has computed since its start, on all cores together; 0 where it does not run."""
     import psutil
 
-    times = psutil.Process(supervisor.processes[name]).cpu_times()
-    return times.user + times.system
+    pid = supervisor.processes.get(name)
+    times = psutil.Process(pid).cpu_times() if pid else None
+    return times.user + times.system if times else 0.0

@@ -26,6 +26,8 @@ from samm_ros.client import GraphClient
 from samm_ros.supervision.processes import environment
 from samm_ros.supervision.supervisor import launch
 
+from . import set_roots
+
 # The brain stem of the sample volume, on its middle coronal slice.
 MARKED, REACH = 100, 10
 BOX = (82.0, 8.0, 116.0, 75.0)
@@ -35,6 +37,7 @@ ALONE = 60
 def main() -> int:
     """0. Prints the table."""
     namespace = f"tasks_{uuid.uuid4().hex[:8]}"
+    set_roots()
     os.environ.update(environment())
     arguments = {"namespace": namespace, "sweep": "false", "bridge": "false"}
     with (

@@ -58,22 +58,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """0: no requirement was missed; 1: one was; 130: interrupted. Prints the table, also of what was measured by then."""
+    """0: all was measured, and nothing missed; 1: not so; 130: interrupted. Prints the table of what was measured by then."""
     import psutil
+    from rich.markup import escape
 
     from samm_core.errors import LaunchError
     from samm_ros.cli.up import new_log_folder
 
     from ..measure import console, machine
-    from .row import Run, Size
+    from .row import SOAK_MINUTES, Run, Size
 
     if not 0 < args.minutes < float("inf"):
         raise LaunchError(f"--minutes has to be a number above 0, not {args.minutes:g}.")
+    if args.write and args.minutes < SOAK_MINUTES:
+        raise LaunchError(
+            f"--write takes a run of {SOAK_MINUTES:g} minutes or more, not of {args.minutes:g}: give more, or leave it out."
+        )
     began = time.monotonic()
 
     def say(text: str) -> None:
         seconds = int(time.monotonic() - began)
-        console.print(f"[dim]{seconds // 60:02}:{seconds % 60:02}[/dim] {text}", highlight=False)
+        console.print(f"[dim]{seconds // 60:02}:{seconds % 60:02}[/dim] {escape(text)}", highlight=False)
 
     def busy() -> float:
         """How many cores other programs use now."""
@@ -81,19 +86,25 @@ def main(args: argparse.Namespace) -> int:
 
     run = Run(Size.of(args.minutes), say)
     rows: list[Row] = []
-    with run.interruptible():
-        before = busy()
-        logs = new_log_folder()
-        for row in measured(run, args.only or _NAMES, logs):
-            rows.append(row)
-            say(f"{_judged(row)}: {row.name}, {row.measured}")
+    try:
+        with run.interruptible():
+            before = busy()
+            logs = new_log_folder()
+            for row in measured(run, args.only or _NAMES, logs):
+                rows.append(row)
+                say(f"{_judged(row)}: {row.name}, {row.measured}")
+    finally:
+        # Hours of measuring outlive any error.
+        if rows:
+            after = busy()
+            where = (
+                f"{machine()}; other programs used {before:.1f} cores at the start and {after:.1f} at the end"
+            )
+            _show(where, rows)
+            console.print(f"The logs of the graphs are in {logs}.")
     if not rows:
         console.print("Nothing was measured.")
-        return 130
-    after = busy()
-    where = f"{machine()}; other programs used {before:.1f} cores at the start and {after:.1f} at the end"
-    _show(where, rows)
-    console.print(f"The logs of the graphs are in {logs}.")
+        return 130 if run.interrupted else 1
     if args.write:
         if run.interrupted or args.only:
             console.print(f"{_PAGE} is left as it was: it is written by a whole run alone.")
@@ -102,7 +113,7 @@ def main(args: argparse.Namespace) -> int:
             console.print(f"{_PAGE} is written.")
     if run.interrupted:
         return 130
-    return int(any(row.met is False for row in rows))
+    return int(run.failed or any(row.met is False for row in rows))
 
 
 def measured(run: Run, names: Sequence[str], logs: Path) -> Iterator[Row]:
@@ -128,6 +139,7 @@ def measured(run: Run, names: Sequence[str], logs: Path) -> Iterator[Row]:
                 for name in wanted:
                     yield from _of(run, name, requirement(name)(run, graph))
         except SammError as error:
+            run.failed = True
             yield Row(f"{', '.join(wanted)}: {folder}", "", f"could not be measured: {error}", None)
 
 
@@ -149,6 +161,7 @@ def _of(run: Run, name: str, rows: Iterator[Row]) -> Iterator[Row]:
     try:
         yield from rows
     except SammError as error:
+        run.failed = True
         yield Row(f"{name}, the rest of it", "", f"could not be measured: {error}", None)
 
 
@@ -157,13 +170,14 @@ def _judged(row: Row) -> str:
 
 
 def _show(where: str, rows: list[Row]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from ..measure import console
 
-    table = Table("requirement", "required", "measured", "", title=where, title_justify="left")
+    table = Table("requirement", "required", "measured", "", title=escape(where), title_justify="left")
     for row in rows:
-        table.add_row(row.name, row.required, row.measured, _judged(row))
+        table.add_row(*map(escape, (row.name, row.required, row.measured, _judged(row))))
     console.print(table)
 
 
@@ -172,6 +186,10 @@ def page(where: str, minutes: float, rows: list[Row]) -> str:
 
     def prose(text: str) -> str:
         return textwrap.fill(" ".join(text.split()), _WIDTH, break_long_words=False, break_on_hyphens=False)
+
+    def line(row: Row) -> str:
+        cells = row.name, row.required, row.measured, _judged(row)
+        return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
 
     lines = [
         "# What is required, and what was measured",
@@ -197,7 +215,7 @@ def page(where: str, minutes: float, rows: list[Row]) -> str:
         "",
         "| requirement | required | measured | |",
         "| --- | --- | --- | --- |",
-        *(f"| {row.name} | {row.required} | {row.measured} | {_judged(row)} |" for row in rows),
+        *map(line, rows),
         "",
         "## How each is measured",
         prose(

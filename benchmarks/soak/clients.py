@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +20,7 @@ from SlicerIPPLib.client_events import BridgeState, MaskReceived, MessageReceive
 from samm_core.cycle.request import STILL_WAITING
 from samm_core.errors import LaunchError, PromptError, SammError
 from samm_core.geometry import Plane
+from samm_core.models.parity import dice_of
 from samm_core.prompts import pixel_box
 from samm_ros.client import GraphClient
 
@@ -51,15 +53,23 @@ class Reference:
             first = self.masks.setdefault((index, box), mask)
             if (first == mask).all():
                 self.equal += 1
-            elif dice(first, mask) >= SAME_DICE:
+            elif dice_of(first, mask) >= SAME_DICE:
                 self.alike += 1
             else:
                 self.wrong += 1
 
 
-def dice(one: np.ndarray, other: np.ndarray) -> float:
-    total = int(one.sum()) + int(other.sum())
-    return 2.0 * int((one & other).sum()) / total if total else 1.0
+@contextlib.contextmanager
+def meanwhile(work: Callable[[threading.Event], None]) -> Iterator[threading.Thread]:
+    """`work` runs on a thread meanwhile. It returns soon after the event is set that it is called with."""
+    over = threading.Event()
+    thread = threading.Thread(target=work, args=(over,), daemon=True)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        over.set()
+        thread.join()
 
 
 class Worker(ABC):
@@ -182,6 +192,8 @@ class SlicerWorker(Worker):
     def begin(self) -> None:
         self.connected: list[float] = []
         self._numbers = itertools.count(time.time_ns() // 1000)
+        # The graph's client may load another volume meanwhile.
+        self._uid = self.graph.client.volume.uid
         self._woken = threading.Event()
         self.connect()
 
@@ -207,7 +219,7 @@ class SlicerWorker(Worker):
         self._client.prompt(
             number=number,
             stream=0,
-            uid=self.graph.client.volume.uid,
+            uid=self._uid,
             plane=int(Plane.AXIAL),
             index=index,
             segment=self.name,

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import multiprocessing
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,9 @@ from samm_core.errors import LaunchError, SammError
 from samm_core.latency.bag import BagReader, BagWriter, Topic
 from samm_core.latency.cycles import complete_cycles
 
-from .clients import Reference, RosWorker, SlicerWorker
+from .clients import Reference, RosWorker, SlicerWorker, meanwhile
 from .graph import Footprint, Graph
-from .row import Row, Run, percentile, slope
+from .row import LEAST_CYCLES, Row, Run, percentile, slope
 
 MIB_PER_HOUR, P99_TIMES, IDLE_PERCENT, READ_MIB = 1.0, 1.5, 1.0, 1.0
 # Of about fifty slices: it is full in a minute or two, and slices come and go from then on.
@@ -52,6 +53,7 @@ def endurance(run: Run, graph: Graph) -> Iterator[Row]:
     The cache holds fifty slices of 128, so that it is full soon and slices come and go. From then on each process is
     looked at every five seconds. The slope of its memory is a straight line through the second half, with its 95 %
     confidence interval; it is judged after 20 minutes. Memory is PSS: pages that several processes have are shared out.
+    A process that died has no such line, as its next life begins with little.
     p99 is of cycles on slices that were embedded, in the first and the last quarter, ten minutes at most.
     """
     with contextlib.ExitStack() as working:
@@ -59,11 +61,13 @@ def endurance(run: Run, graph: Graph) -> Iterator[Row]:
         slices = range(4, 60)
         ros = working.enter_context(RosWorker(graph, "by ROS", slices, reference, 0.1))
         slicer = working.enter_context(SlicerWorker(graph, "by Slicer", slices, reference, 0.1))
-        working.enter_context(_reloading(graph, slicer))
+        problems: list[str] = []
+        loads = working.enter_context(_reloading(graph, slicer, problems))
         looks: list[_Look] = []
         before: list[float] = []
         with run.interruptible():
             _wait_until_full(run, graph)
+            first = graph.supervisor.processes
             began = time.monotonic()
             window_s = min(_TRACE_S, run.size.soak_s / 4)
             while (passed := time.monotonic() - began) < run.size.soak_s or not looks:
@@ -77,13 +81,21 @@ def endurance(run: Run, graph: Graph) -> Iterator[Row]:
             return
         after = _cycles_ms(graph, time.monotonic() - window_s)
         # Before the clients end, which may take them a moment: Ctrl-C loses nothing that was measured.
-        yield from _growth(looks)
-        yield from _speed(before, after)
-        problems = [*ros.problems, *slicer.problems]
+        last = graph.supervisor.processes
+        died = [name for name in graph.names if name not in last or last[name] != first.get(name)]
         yield Row(
-            "prompts refused, and wrong masks, in the soak",
+            "processes that died in the soak",
             "0",
-            f"{len(problems)} and {reference.wrong} of {len(ros.done) + len(slicer.done)}"
+            f"{len(died)}: {', '.join(died)}" if died else "0",
+            not died,
+        )
+        yield from _growth(looks, died)
+        yield from _speed(before, after)
+        problems += [*ros.problems, *slicer.problems]
+        yield Row(
+            "prompts, loads and reconnections that failed, and wrong masks, in the soak",
+            "0",
+            f"{len(problems)} and {reference.wrong} of {len(ros.done) + len(slicer.done)} prompts and {len(loads)} loads"
             + (f"; {problems[0]}" if problems else ""),
             not problems and not reference.wrong,
         )
@@ -108,27 +120,28 @@ def _wait_until_full(run: Run, graph: Graph) -> None:
 
 
 @contextlib.contextmanager
-def _reloading(graph: Graph, slicer: SlicerWorker) -> Iterator[None]:
-    """The two volumes are loaded in turn meanwhile, and Slicer leaves and comes again. The clients go on with the first."""
-    over = threading.Event()
+def _reloading(graph: Graph, slicer: SlicerWorker, problems: list[str]) -> Iterator[list[Path]]:
+    """The two volumes are loaded in turn meanwhile, and Slicer leaves and comes again. The clients go on with the first.
+
+    Yields what was loaded, as it is. problems: gets the sentence of each load and reconnection that fails.
+    """
+    loads: list[Path] = []
     first = graph.client.volume
 
-    def run() -> None:
-        turn = 0
-        while not over.wait(_LOAD_S * random.uniform(0.5, 1.5)):
-            turn += 1
-            with contextlib.suppress(SammError):
-                graph.client.load(graph.volumes[turn % 2])
+    def run(over: threading.Event) -> None:
+        for path in itertools.cycle(reversed(graph.volumes)):
+            if over.wait(_LOAD_S * random.uniform(0.5, 1.5)):
+                return
+            try:
+                graph.client.load(path)
+                loads.append(path)
                 graph.client.volume = first
                 slicer.reconnect()
+            except SammError as error:
+                problems.append(str(error))
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    with meanwhile(run):
+        yield loads
 
 
 def _progress(passed: float, look: _Look, prompts: int) -> str:
@@ -146,10 +159,12 @@ def _cycles_ms(graph: Graph, since: float) -> list[float]:
     ]
 
 
-def _growth(looks: list[_Look]) -> Iterator[Row]:
+def _growth(looks: list[_Look], died: Collection[str]) -> Iterator[Row]:
     half = looks[len(looks) // 2 :]
     watched_s = half[-1].at_s - half[0].at_s
     for name in half[0].processes:
+        if name in died:
+            continue
         mine = [(look.at_s / 3600, look.processes[name]) for look in half if name in look.processes]
         growth, within = slope([at for at, _ in mine], [each.pss_mib for _, each in mine])
         measured = f"{growth:+.1f} ± {within:.1f} MiB/h at {mine[-1][1].pss_mib:.0f} MiB"
@@ -179,7 +194,7 @@ def _growth(looks: list[_Look]) -> Iterator[Row]:
 def _speed(before: list[float], after: list[float]) -> Iterator[Row]:
     start, end = percentile(before, 99), percentile(after, 99)
     told = f"{end:.0f} ms, {end / start:.2f}× {start:.0f} ms ({len(before)} and {len(after)} cycles)"
-    enough = len(before) >= 100 and len(after) >= 100
+    enough = min(len(before), len(after)) >= LEAST_CYCLES
     yield Row(
         "p99 of a cycle at the end",
         f"≤ {P99_TIMES:g}× that at the start",
@@ -197,13 +212,16 @@ def _idle(run: Run, graph: Graph) -> Iterator[Row]:
         before, began = graph.footprints(), time.monotonic()
         time.sleep(run.size.idle_s)
         after, passed = graph.footprints(), time.monotonic() - began
-        for name in before:
-            share = 100 * (after[name].cpu_s - before[name].cpu_s) / passed
+        for name, first in before.items():
+            last = after.get(name)
+            required = f"≤ {IDLE_PERCENT:g} % of a core"
+            # The next life of one that died begins at nothing.
+            if last is None or last.cpu_s < first.cpu_s:
+                yield Row(f"{name} when idle", required, "it died meanwhile", None)
+                continue
+            share = 100 * (last.cpu_s - first.cpu_s) / passed
             yield Row(
-                f"{name} when idle",
-                f"≤ {IDLE_PERCENT:g} % of a core",
-                f"{share:.1f} % over {passed:.0f} s",
-                share <= IDLE_PERCENT,
+                f"{name} when idle", required, f"{share:.1f} % over {passed:.0f} s", share <= IDLE_PERCENT
             )
 
 

@@ -8,7 +8,6 @@ import contextlib
 import functools
 import os
 import re
-import shutil
 import socket
 import tempfile
 import time
@@ -58,32 +57,35 @@ class Graph:
     ) -> None:
         """log_dir: gets the processes' logs. cache_gib: memory for embeddings, of a composed graph; None: the default."""
         self.log_dir = log_dir
-        self.folder = Path(tempfile.mkdtemp(prefix="samm-soak-"))
         self.namespace = f"soak_{uuid.uuid4().hex[:8]}"
         self.port = _free_port()
         self.composed = composed
         self.seen_files: set[Path] = set()
-        arguments = {
-            "namespace": self.namespace,
-            "composed": str(composed).lower(),
-            "sweep": str(sweep).lower(),
-            "journal": str(self.folder / "journal"),
-            "bridge_port": str(self.port),
-            "samm_port": "-1",
-        }
-        os.environ.update(processes.environment())
-        self.supervisor = (
-            _with_cache(arguments, log_dir, cache_gib) if cache_gib else launch(arguments, log_dir)
-        )
-        self.names = tuple(
-            each.executable for each in processes.processes(processes.read_arguments(arguments))
-        )
+        self._sweep = sweep
+        self._cache_gib = cache_gib
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Graph:
         with contextlib.ExitStack() as opening:
-            opening.callback(shutil.rmtree, self.folder, ignore_errors=True)
-            opening.enter_context(self.supervisor)
+            folder = tempfile.TemporaryDirectory(prefix="samm-soak-", ignore_cleanup_errors=True)
+            self.folder = Path(opening.enter_context(folder))
+            arguments = {
+                "namespace": self.namespace,
+                "composed": str(self.composed).lower(),
+                "sweep": str(self._sweep).lower(),
+                "journal": str(self.folder / "journal"),
+                "bridge_port": str(self.port),
+                "samm_port": "-1",
+            }
+            os.environ.update(processes.environment())
+            self.supervisor = opening.enter_context(
+                _with_cache(arguments, self.log_dir, self._cache_gib)
+                if self._cache_gib
+                else launch(arguments, self.log_dir)
+            )
+            self.names = tuple(
+                each.executable for each in processes.processes(processes.read_arguments(arguments))
+            )
             self.client = opening.enter_context(GraphClient(self.namespace, "soak", self.supervisor.check))
             self.volumes = crops(self.folder)
             self.client.load(self.volumes[0], timeout_s=_START_S)

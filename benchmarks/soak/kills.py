@@ -76,6 +76,8 @@ def kills(run: Run, graph: Graph, names: Sequence[str] = ()) -> Iterator[Row]:
         left = left_files(graph.seen_files)
         seen.problems += [problem for worker in workers for problem in worker.problems]
     if not seen.seconds:
+        if seen.problems:
+            raise LaunchError(seen.problems[0])
         return
     yield from _rows(seen, reference, how)
     grown = {name: after[name] for name in before if name in after}
@@ -144,7 +146,7 @@ def _workers(graph: Graph, reference: Reference) -> Iterator[tuple[Worker, ...]]
 def _kill(graph: Graph, workers: Sequence[Worker], name: str, seen: _Kills) -> float:
     """Seconds from the kill to the recovery. Raises SammError where there is none."""
     graph.note_files()
-    former = graph.supervisor.processes[name]
+    former = graph.supervisor.processes.get(name)
     stamp = time.time()
     began = time.monotonic()
     graph.supervisor.kill(name, signal.SIGKILL)
@@ -152,7 +154,8 @@ def _kill(graph: Graph, workers: Sequence[Worker], name: str, seen: _Kills) -> f
     _wait_for_answers(graph, workers, began)
     _wait_for_process(graph, name, former, stamp, began)
     seen.seconds[name][-1] = time.monotonic() - began
-    seen.cpu_s[name].append(graph.footprints()[name].cpu_s)
+    if footprint := graph.footprints().get(name):
+        seen.cpu_s[name].append(footprint.cpu_s)
     return seen.seconds[name][-1]
 
 
@@ -165,7 +168,7 @@ def _wait_for_answers(graph: Graph, workers: Sequence[Worker], began: float) -> 
         time.sleep(0.01)
 
 
-def _wait_for_process(graph: Graph, name: str, former: int, stamp: float, began: float) -> None:
+def _wait_for_process(graph: Graph, name: str, former: int | None, stamp: float, began: float) -> None:
     def is_back() -> bool:
         status = graph.client.status
         told = status is not None and status.header.stamp.sec + status.header.stamp.nanosec / 1e9 > stamp
@@ -219,7 +222,7 @@ def bridge(run: Run, graph: Graph) -> Iterator[Row]:
         _wait_for_answers(graph, [slicer], time.monotonic())
         for number in range(run.size.bridge_restarts):
             graph.note_files()
-            former = graph.supervisor.processes["slicer_bridge"]
+            former = graph.supervisor.processes.get("slicer_bridge")
             before, began = len(slicer.connected), time.monotonic()
             graph.supervisor.kill("slicer_bridge", signal.SIGKILL)
             listens = _listens_at(graph, former, began)
@@ -246,7 +249,7 @@ def bridge(run: Run, graph: Graph) -> Iterator[Row]:
         )
 
 
-def _listens_at(graph: Graph, former: int, began: float) -> float:
+def _listens_at(graph: Graph, former: int | None, began: float) -> float:
     """When the port of the bridge's next life takes connections, CLOCK_MONOTONIC. Raises LaunchError."""
     while True:
         graph.supervisor.check()

@@ -17,6 +17,7 @@ from pathlib import Path
 from samm_core.errors import LaunchError
 from samm_core.latency.bag import BagReader
 
+from .clients import meanwhile
 from .graph import Graph
 from .row import Row, Run, percentile
 from .stale import SPOT
@@ -85,16 +86,10 @@ def _kill(graph: Graph, bag: Path) -> float:
 @contextlib.contextmanager
 def prompting(graph: Graph) -> Iterator[None]:
     """100 prompts a second meanwhile."""
-    over = threading.Event()
 
-    def send() -> None:
+    def send(over: threading.Event) -> None:
         while not over.wait(1 / _RATE_HZ):
             graph.pointer.send(SPOT, "recorded")
 
-    thread = threading.Thread(target=send, daemon=True)
-    thread.start()
-    try:
+    with meanwhile(send):
         yield
-    finally:
-        over.set()
-        thread.join()

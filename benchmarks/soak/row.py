@@ -13,6 +13,8 @@ import numpy as np
 from samm_core.cycle.request import MAX_CLIENTS
 
 SOAK_MINUTES = 60.0
+# With fewer cycles, p99 is no more than the slowest of them, and is not judged.
+LEAST_CYCLES = 100
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,16 @@ SMALLEST = Size(
 
 
 class Run:
-    """What runs: its size, what it says while it does, and whether the user has had enough."""
+    """What runs: its size, what it says while it does, and how it goes.
+
+    interrupted: the user has had enough. failed: something could not be measured, or not to its end.
+    """
 
     def __init__(self, size: Size, say: Callable[[str], None]) -> None:
         self.size = size
         self.say = say
         self.interrupted = False
+        self.failed = False
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import threading
 import time
@@ -15,6 +16,7 @@ import numpy as np
 from samm_core.errors import LaunchError
 
 from ..design import MOUSE_HZ, Spot
+from .clients import meanwhile
 from .graph import Graph
 from .row import Row, Run
 
@@ -57,7 +59,7 @@ def _until_stale(graph: Graph, name: str, number: int, drags: bool) -> float:
     graph.note_files()
     with contextlib.ExitStack() as dragging:
         if drags:
-            dragging.enter_context(_drag(graph))
+            dragging.enter_context(meanwhile(functools.partial(_drag, graph)))
             time.sleep(0.5)
             client.wait_for(lambda: not client.segmentation.stale, "nothing to be stale", _BACK_S)
         graph.supervisor.kill(name, number)
@@ -75,20 +77,8 @@ def _until_stale(graph: Graph, name: str, number: int, drags: bool) -> float:
     return taken
 
 
-@contextlib.contextmanager
-def _drag(graph: Graph) -> Iterator[None]:
-    """A box that is moved MOUSE_HZ times a second meanwhile."""
-    over = threading.Event()
-
-    def move() -> None:
-        began = time.monotonic()
-        while not over.wait(1 / MOUSE_HZ):
-            graph.pointer.send(SPOT.moved(time.monotonic() - began), _CLIENT)
-
-    thread = threading.Thread(target=move, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+def _drag(graph: Graph, over: threading.Event) -> None:
+    """A box that is moved MOUSE_HZ times a second."""
+    began = time.monotonic()
+    while not over.wait(1 / MOUSE_HZ):
+        graph.pointer.send(SPOT.moved(time.monotonic() - began), _CLIENT)

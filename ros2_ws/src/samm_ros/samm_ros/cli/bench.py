@@ -67,10 +67,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """The benchmark's own status."""
-    for name in _JUDGES:
-        if getattr(args, name) is not None:
-            return benchmark(name).main(args)
-    return benchmark(args.benchmark).main(args)
+    judges = [name for name in _JUDGES if getattr(args, name) is not None]
+    return run(judges[0] if judges else args.benchmark, args)
+
+
+def run(name: str, args: argparse.Namespace) -> int:
+    """Run a benchmark, whose status it gives."""
+    module = benchmark(name)
+    import_module("benchmarks").set_roots()
+    return module.main(args)
 
 
 def benchmark(name: str) -> ModuleType:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 
-from .bench import benchmark
+from .bench import benchmark, run
 
 HELP = "measure what is required: kills, stale masks, recordings, overload, losses, hours of work; prints required and measured"
 
@@ -17,4 +17,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """0: no requirement was missed; 1: one was; 130: interrupted by Ctrl-C, after what was measured is shown."""
-    return benchmark("soak").main(args)
+    return run("soak", args)
