@@ -330,12 +330,12 @@ def test_two_fingers_zoom_and_move_what_a_view_shows_and_fit_brings_it_back(show
     assert pixel_of(view, aside) == pytest.approx((WIDTH / 2 + 30, HEIGHT / 2), abs=1)
 
 
-def views_that_count() -> tuple[SimpleNamespace, list[int]]:
-    """Two slices and 3-D, and how often each of them was to be drawn."""
+def views_that_count(slices: int = 2) -> tuple[SimpleNamespace, list[int]]:
+    """Slices and 3-D, and how often each of them was to be drawn."""
     from trame_slicer.views import AbstractView
     from trame_slicer.views.render_scheduler import ScheduledRenderStrategy
 
-    counts = [0, 0, 0]
+    counts = [0] * (slices + 1)
 
     class Counting(ScheduledRenderStrategy):
         def __init__(self, number: int) -> None:
@@ -345,28 +345,34 @@ def views_that_count() -> tuple[SimpleNamespace, list[int]]:
         def schedule_render(self) -> None:
             counts[self.number] += 1
 
-    views = [AbstractView(Counting(number)) for number in range(3)]
+    views = [AbstractView(Counting(number)) for number in range(slices + 1)]
     for view in views:
         # The one it comes with would keep a drag for itself; Slicer's do not.
         view.interactor().SetInteractorStyle(None)
-    return SimpleNamespace(all=lambda: views, three_d=views[2]), counts
+    return SimpleNamespace(all=lambda: views, shown=lambda: views, three_d=views[-1]), counts
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async def wait() -> None:
         while not condition():
             await asyncio.sleep(0.01)
 
+    await asyncio.wait_for(wait(), 30)
+
 
 @pytest.mark.usefixtures("viewer")
-def test_in_a_drag_the_other_slices_are_drawn_now_and_then_and_3d_at_its_end() -> None:
-    from samm_viewer.session.pace import Pace
+def test_in_a_drag_the_other_slices_are_drawn_now_and_then_and_3d_at_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from samm_viewer.session import pace
 
+    # A machine that is held up must not end the drag.
+    monkeypatch.setattr(pace, "_END_S", 60.0)
     views, counts = views_that_count()
     dragged, *others = views.all()
 
     async def act() -> None:
-        Pace(views)
+        pace.Pace(views)
         event(dragged, "LeftButtonPressEvent", 10, 10)
         for _mask in range(5):
             for view in views.all():
@@ -396,6 +402,90 @@ def test_a_drag_whose_end_is_lost_with_the_browser_ends(monkeypatch: pytest.Monk
         assert not any(view.is_render_blocked for view in views.all())
 
     asyncio.run(act())
+
+
+@pytest.mark.usefixtures("viewer")
+def test_a_view_that_a_layout_hides_in_a_drag_is_not_drawn_in_it_or_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from samm_viewer.session import pace
+
+    monkeypatch.setattr(pace, "_OTHERS_S", 0.01)
+    monkeypatch.setattr(pace, "_END_S", 60.0)
+    views, counts = views_that_count(slices=3)
+    dragged, hidden, *others = views.all()
+
+    async def act() -> None:
+        pace.Pace(views)
+        event(dragged, "LeftButtonPressEvent", 10, 10)
+        # As trame-slicer's layouts do.
+        hidden.set_render_blocked(True)
+        views.shown = lambda: [dragged, *others]
+        await until(lambda: counts[2] >= 2)
+        event(dragged, "LeftButtonReleaseEvent", 10, 10)
+        assert counts[1] == 0 and hidden.is_render_blocked
+        assert counts[3] == 1 and not any(view.is_render_blocked for view in others)
+
+    asyncio.run(act())
+
+
+def test_the_shown_views_are_those_of_the_layout(viewer: object) -> None:
+    views, manager = viewer.views, viewer.app.view_manager
+    assert views.shown() == views.all()
+    try:
+        manager.set_current_view_ids(["Green"])
+        assert views.shown() == [views.slice_view("Green")]
+    finally:
+        manager.set_current_view_ids([view.get_singleton_tag() for view in views.all()])
+    assert views.shown() == views.all()
+
+
+@pytest.mark.usefixtures("viewer")
+def test_a_view_of_a_large_screen_is_drawn_with_fewer_pixels() -> None:
+    from trame.app import get_server
+    from trame_slicer.views import ViewLayoutDefinition
+
+    from samm_viewer.session.page import limit_pixels, remote_views
+
+    app = slicer_app()
+
+    async def sizes() -> list[tuple[int, int]]:
+        factory, _three_d = factories = remote_views(get_server("large", client_type="vue3"))
+        definition = ViewLayoutDefinition.axial_view("Large")
+        view = factory.create_view(definition, app.scene, app.app_logic)
+        limit_pixels(factories)
+        adapter = factory.get_factory_view(view.get_singleton_tag()).view_adapter
+        drawn = []
+        for shown in ({"w": 800, "h": 600, "p": 1}, {"w": 3840, "h": 2160, "p": 2}):
+            adapter.update_size("browser", shown)
+            drawn.append(view.render_window().GetSize())
+        return drawn
+
+    small, (width, height) = asyncio.run(sizes())
+    assert small == (800, 600)
+    assert 1_190_000 < width * height <= 1_200_000
+    assert width / height == pytest.approx(3840 / 2160, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_told"), [(ConnectionResetError("the page is closed"), False), (ValueError("a fault"), True)]
+)
+def test_an_event_loop_tells_faults_and_not_that_pages_were_closed(
+    caplog: pytest.LogCaptureFixture, error: Exception, is_told: bool
+) -> None:
+    from samm_viewer import closed_pages
+
+    def fail() -> None:
+        raise error
+
+    async def act() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(closed_pages.report)
+        loop.call_soon(fail)
+        await asyncio.sleep(0)
+
+    asyncio.run(act())
+    assert (str(error) in caplog.text) == is_told
 
 
 def test_another_volume_takes_the_place_of_all_that_was_there(shown: object) -> None:

@@ -139,11 +139,11 @@ def test_another_browser_has_work_of_its_own_and_a_link_shares_it(
     joined.wait("s.segments.length === 1 && s.segments[0].ml > 0")
     fetched = []
     joined.page.on("download", lambda download: fetched.append(download))
-    other.page.click("#save")
-    with other.page.expect_download():
-        other.page.click("#save-nii-gz")
-    joined.wait("!s.busy")
-    assert not fetched, "a file is for the tab that asked"
+    for page in (other, joined):
+        page.page.click("#save")
+        with page.page.expect_download():
+            page.page.click("#save-nii-gz")
+    assert len(fetched) == 1, "a file is for the tab that asked"
     joined.close()
     other.close()
 
@@ -160,7 +160,6 @@ def test_a_finger_marks_and_two_zoom_without_a_mark_on_a_screen_of_fine_pixels(
     at = page.rectangle("Red")
     x, y, apart = at["x"] + 0.5 * at["width"], at["y"] + 0.5 * at["height"], 0.1 * at["width"]
     before = page.bright("Red")
-    page.fingers("touchStart", (x - apart, y))
     page.fingers("touchStart", (x - apart, y), (x + apart, y))
     for step in range(1, 6):
         page.fingers("touchMove", (x - apart * (1 + step / 5), y), (x + apart * (1 + step / 5), y))

@@ -39,7 +39,7 @@ def viewer_process(bridge_port: int, folder: Path, *arguments: str) -> Iterator[
     command += ["--bridge", f"tcp://127.0.0.1:{bridge_port}", *arguments]
     process = subprocess.Popen(
         command,
-        # The word by which the bridge knows this user is in the real one.
+        # The token that the bridge asks for is in the real one.
         env={"XDG_STATE_HOME": str(Path.home() / ".local" / "state"), **os.environ}
         | {"TMPDIR": str(folder), "HOME": str(folder)},
         stdout=subprocess.PIPE,

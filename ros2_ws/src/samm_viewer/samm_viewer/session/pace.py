@@ -45,10 +45,7 @@ class Pace:
 
     def _begin(self, view: AbstractView) -> None:
         self._end()
-        # The layout shows some views alone; the rest are not drawn anyway.
-        self._waiting = [
-            each for each in self._views.all() if each is not view and not each.is_render_blocked
-        ]
+        self._waiting = [each for each in self._views.all() if each is not view]
         for each in self._waiting:
             each.set_render_blocked(True)
         self._heard_at = time.monotonic()
@@ -62,7 +59,7 @@ class Pace:
             return
         self._timer.cancel()
         self._timer = None
-        for each in self._waiting:
+        for each in self._shown_waiting():
             # What it has missed is drawn now.
             each.set_render_blocked(False)
         self._waiting = []
@@ -71,9 +68,14 @@ class Pace:
         if time.monotonic() - self._heard_at > _END_S:
             self._end()
             return
-        for each in self._waiting:
+        for each in self._shown_waiting():
             if each is not self._views.three_d:
                 # One picture is asked for.
                 each.set_render_blocked(False)
                 each.set_render_blocked(True)
         self._timer = asyncio.get_event_loop().call_later(_OTHERS_S, self._draw_waiting)
+
+    def _shown_waiting(self) -> list[AbstractView]:
+        """Those that wait and are shown. What the layout hides is not to be drawn, and it may have changed in the drag."""
+        shown = self._views.shown()
+        return [each for each in self._waiting if each in shown]

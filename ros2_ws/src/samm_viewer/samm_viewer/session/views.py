@@ -64,6 +64,10 @@ class Views:
     def all(self) -> list[AbstractView]:
         return [*(view for _name, view in self.slice_views()), self.three_d]
 
+    def shown(self) -> list[AbstractView]:
+        """Those that the layout shows; all of them before there is a layout."""
+        return self._app.view_manager.filter_visible_views(self.all())
+
     def slice_node(self, name: str) -> slicer.vtkMRMLSliceNode | None:
         """As Slicer-IPP's logic asks for it."""
         return self.slice_view(name).get_view_node() if name in SLICES else None

@@ -95,6 +95,10 @@
       apart: Math.max(1, Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY)),
     };
   };
+  /* Others than before may be the two that move: what they do counts from here. */
+  const restart = () => {
+    if (fingers.size === 2) pinch.now = pinch.shown = spread();
+  };
   /* One step is on its way at a time; the next one is what the fingers have done since. */
   const follow = async (own) => {
     const { over, now, shown } = own;
@@ -116,12 +120,14 @@
         /* The view is drawn more often while the mouse is in it. */
         over.parentElement.dispatchEvent(new MouseEvent("mouseenter"));
         held = { event, timer: setTimeout(letGo, HOLD_MS) };
-      } else if (fingers.size === 2 && !pinch) {
+      } else if (pinch) {
+        restart();
+      } else if (fingers.size === 2) {
         if (held) clearTimeout(held.timer);
         else pass("pointercancel", fingers.values().next().value);
         held = null;
-        pinch = { over, now: spread(), isBusy: false };
-        pinch.shown = pinch.now;
+        pinch = { over, isBusy: false };
+        restart();
       }
     },
     pointermove(event) {
@@ -143,7 +149,8 @@
       fingers.delete(event.pointerId);
       letGo();
       if (!pinch) pass(event.type, event);
-      else if (!fingers.size) pinch = null;
+      else if (fingers.size) restart();
+      else pinch = null;
     },
   };
   touch.pointercancel = touch.pointerup;
