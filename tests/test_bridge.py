@@ -517,7 +517,7 @@ def make_keys(folder: Path) -> Path:
 def test_with_keys_no_key_and_a_wrong_key_are_refused_and_the_right_one_is_not(
     namespace: str, tmp_path: Path, keys: Path
 ) -> None:
-    """SEC2."""
+    """Beyond this computer, clients with a key of the folder `allowed` are let in, and no others."""
     wrong = make_keys(tmp_path / "wrong")
     (wrong / "server.key").write_text((keys / "server.key").read_text())
     with BridgeProcess(namespace, tmp_path, address="0.0.0.0", keys_folder=keys) as bridge:

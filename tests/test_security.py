@@ -1,9 +1,10 @@
 # Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""What others get who share the computer: nothing. SEC1 and SEC2; docs/security.md tells what is behind each test."""
+"""What others get who share the computer: nothing. docs/security.md tells what is behind each test."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,6 +12,8 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,20 +25,25 @@ from ipp_client import BlockingIppClient, Refused
 from peer import Peer
 from samm_msgs.msg import SegmentationStatus, VolumeInfo, VolumeList
 from samm_msgs.srv import SaveSegmentation, SelectModel, WorkFile
+from SlicerIPPLib.client import IppClient
+from SlicerIPPLib.client_events import BridgeState, ClientEvent, ProblemFound, ReplyReceived, StateChanged
+from SlicerIPPLib.diagnosis import diagnose
 from SlicerIPPLib.keys import token_for
 
 from samm_core import ipp
 from samm_core.errors import LaunchError, PathError, VolumeError
-from samm_core.private import make_token, read_token
+from samm_core.private import make_token, owner_of_connection, read_token
 from samm_core.sources.roots import Roots
 from samm_ros import cli, topics
 from samm_ros.client import GraphClient
-from samm_ros.supervision.processes import environment, find_executable
+from samm_ros.supervision.processes import PROCESSES, environment, find_executable, read_arguments
 from samm_ros.support import security
 
 pytestmark = pytest.mark.xdist_group("graph")
 
 STRANGER = 65534
+# A user id without an entry in the system's list of users.
+HOMELESS = 54321
 as_stranger = pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
 OUTSIDE = Path("/etc/passwd")
 
@@ -82,6 +90,63 @@ def test_the_roots_are_those_named_else_the_variables_else_the_folder_of_the_sta
     started_with_a_volume = Roots.of("", [tmp_path / "c" / "ct.nrrd", ""])
     assert started_with_a_volume.folders[:2] == (tmp_path / "a", tmp_path / "c")
     assert not started_with_a_volume.hold(tmp_path / "b")
+
+
+def test_a_folder_that_cannot_be_told_from_two_is_no_root(tmp_path: Path) -> None:
+    for name in ("a:b", "c"):
+        (tmp_path / name).mkdir()
+    sentence = "a:b cannot be a root.*rename it"
+    for text in (f"{tmp_path / 'a:b'}", f"{tmp_path / 'c'}:{tmp_path / 'a:b'}:/absent"):
+        with pytest.raises(PathError, match=sentence):
+            Roots.of(text)
+    with pytest.raises(PathError, match=sentence):
+        _ = Roots.of(f"{tmp_path / 'c'}", [tmp_path / "a:b" / "ct.nrrd"]).text
+    with pytest.raises(LaunchError, match=sentence):
+        PROCESSES[0].parameters(read_arguments({"volume": str(tmp_path / "a:b" / "ct.nrrd")}))
+    assert Roots.of(f"{tmp_path / 'c'}:{tmp_path / 'absent'}").folders[:2] == (
+        tmp_path / "c",
+        tmp_path / "absent",
+    )
+
+
+def test_the_whole_disk_is_a_root_only_where_it_is_named_and_a_removed_folder_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SAMM_ROOTS", raising=False)
+    monkeypatch.chdir("/")
+    for unnamed in (Roots.of(""), Roots.of("", ["/ct.nrrd"])):
+        assert not unnamed.hold(OUTSIDE)
+        assert unnamed.hold(Path("~/samm_ros/ct.nrrd").expanduser())
+    assert Roots.of("/").hold(OUTSIDE)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert Roots.of("").folders == Roots.of("", ["/ct.nrrd"]).folders == unnamed.folders
+
+
+@as_stranger
+def test_a_user_without_a_home_is_told_that_there_is_no_private_folder() -> None:
+    taken = Path(f"/dev/shm/samm_ros-{HOMELESS}")
+    program = f"""import os, pwd
+from samm_core.private import private_folder, read_token
+from samm_core.sources.roots import Roots
+os.setuid({HOMELESS})
+assert read_token() == ""
+print(Roots.of("/data").text)
+try:
+    private_folder()
+except OSError as error:
+    print(error)"""
+    left_out = ("HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME")
+    variables = {name: value for name, value in os.environ.items() if name not in left_out}
+    taken.touch()
+    try:
+        command = [sys.executable, "-c", program]
+        ended = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    finally:
+        taken.unlink()
+    assert ended.stdout.splitlines() == ["/data", f"none of {taken} can be used"], ended.stderr
 
 
 def test_a_server_loads_nothing_from_elsewhere(shared_graph: str) -> None:
@@ -201,6 +266,21 @@ print(answer.result().message)"""
         assert len(_udp_sockets(process.pid)) > 0
 
 
+def test_what_samm_private_does_not_mean_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = "FASTRTPS_DEFAULT_PROFILES_FILE"
+    for off in ("", "0"):
+        monkeypatch.setenv("SAMM_PRIVATE", off)
+        assert environment()[profile].endswith("/fastdds.xml")
+    for unknown in ("yes", "true", "2"):
+        monkeypatch.setenv("SAMM_PRIVATE", unknown)
+        with pytest.raises(LaunchError, match=f"SAMM_PRIVATE={unknown} is neither 0 nor 1; set it to 1"):
+            environment()
+    monkeypatch.setenv("SAMM_PRIVATE", "1")
+    assert environment()[profile].endswith("/fastdds_private.xml")
+    with pytest.raises(LaunchError, match="SAMM_PRIVATE=1 shuts other users out, and network:=true"):
+        environment(network=True)
+
+
 # The bridge.
 
 
@@ -247,34 +327,177 @@ def test_a_stranger_is_hung_up_on_at_the_samm_port(bridge: BridgeProcess) -> Non
     bridge.wait_line("Another user's program was refused")
 
 
-@contextmanager
-def _listener_of_a_stranger() -> Iterator[int]:
-    """Its port."""
-    to_child, from_parent = os.pipe()
-    to_parent, from_child = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(from_parent)
-        os.setuid(STRANGER)
-        with socket.create_server(("127.0.0.1", 0)) as theirs:
-            os.write(from_child, str(theirs.getsockname()[1]).encode())
-            os.read(to_child, 1)
-        os._exit(0)
-    try:
-        yield int(os.read(to_parent, 5))
-    finally:
-        os.close(from_parent)
-        os.waitpid(child, 0)
-        for end in (to_child, to_parent, from_child):
-            os.close(end)
+# Says welcome to whoever comes, though nobody said hello, and then prints what it hears until the other has left.
+_LISTENER = """import json, os, sys, zmq
+from samm_core import ipp
+user, port = map(int, sys.argv[1:])
+if user != os.getuid():
+    os.setgroups([])
+    os.setuid(user)
+context = zmq.Context()
+door = context.socket(zmq.DEALER)
+monitor = door.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+door.bind(f"tcp://127.0.0.1:{port or '*'}")
+print(door.last_endpoint.decode().rpartition(":")[2], flush=True)
+fields = {"version": ipp.VERSION, "software": "x", "folder": "/tmp", "models": [], "window_presets": {}}
+door.send_multipart(ipp.pack(ipp.FROM_BRIDGE, "welcome", **fields))
+print("said welcome", flush=True)
+poller = zmq.Poller()
+for each in (door, monitor):
+    poller.register(each, zmq.POLLIN)
+has_left = False
+while not has_left:
+    has_left = monitor in dict(poller.poll())
+    while door.poll(0):
+        message = ipp.unpack(ipp.FROM_SLICER, door.recv_multipart())
+        print(json.dumps({"type": message.type, **message.fields}), flush=True)
+print("left", flush=True)
+os._exit(0)"""
+
+
+class Listener:
+    """A program of a user that listens where a bridge would; a context manager. port: 0: any."""
+
+    def __init__(self, user: int, port: int = 0) -> None:
+        command = [sys.executable, "-c", _LISTENER, str(user), str(port)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.port = int(self.line())
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def line(self) -> str:
+        return self._process.stdout.readline().strip()
+
+    def lines(self) -> list[str]:
+        """The rest, until it ends."""
+        return self._process.stdout.read().splitlines()
+
+
+class Slicer:
+    """Slicer-IPP's own client; a context manager. events: all that it has told."""
+
+    def __init__(self, port: int) -> None:
+        self._woken = threading.Event()
+        self.events: list[ClientEvent] = []
+        self.client = IppClient(f"tcp://127.0.0.1:{port}", "slicer", "", self._woken.set)
+
+    def __enter__(self) -> Slicer:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.client.close()
+
+    def wait_for(self, wanted: Callable[[ClientEvent], bool], timeout_s: float = 60.0) -> ClientEvent:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            self._woken.wait(deadline - time.monotonic())
+            self._woken.clear()
+            new = self.client.take()
+            self.events += new
+            for event in new:
+                if wanted(event):
+                    return event
+        raise AssertionError(f"waited in vain; there was {self.events}")
+
+
+def _is_refusal(event: ClientEvent) -> bool:
+    return isinstance(event, ProblemFound) and bool(
+        re.search("another user's.*bridge_port:=", event.sentence)
+    )
 
 
 @as_stranger
-def test_slicer_sends_nothing_to_a_strangers_program_that_took_the_port(bridge: BridgeProcess) -> None:
-    assert token_for(f"tcp://127.0.0.1:{bridge.ports['IPP/2']}") == read_token() != ""
-    with _listener_of_a_stranger() as port, pytest.raises(ValueError, match="another user's.*bridge_port:="):
-        token_for(f"tcp://127.0.0.1:{port}")
-    assert token_for("tcp://192.0.2.1:8800") == ""
+def test_slicer_sends_nothing_to_a_strangers_program_that_took_the_port() -> None:
+    with Listener(STRANGER) as theirs:
+        with Slicer(theirs.port) as slicer:
+            slicer.wait_for(_is_refusal)
+            assert theirs.line() == "said welcome"
+            slicer.client.prompt(
+                number=1,
+                stream=0,
+                uid="0" * 16,
+                plane=2,
+                index=0,
+                segment="",
+                points_xy=[],
+                labels=[],
+                box_xyxy=None,
+            )
+            # Each is answered in another turn of the client's thread, which by the last one has read the welcome.
+            for _ in range(3):
+                slicer.client.request("undo", lambda reply: None)
+                reply = slicer.wait_for(lambda event: isinstance(event, ReplyReceived))
+                assert reply.message["message"] == "The bridge is not connected."
+        assert theirs.lines() == ["left"]
+    assert StateChanged(BridgeState.CONNECTED) not in slicer.events
+
+
+@as_stranger
+def test_the_test_of_the_connection_sends_nothing_to_a_stranger() -> None:
+    with Listener(STRANGER) as theirs:
+        assert re.search("another user's.*bridge_port:=", diagnose(f"tcp://127.0.0.1:{theirs.port}"))
+        assert theirs.lines() == ["said welcome", "left"]
+
+
+@as_stranger
+def test_slicer_looks_at_each_connection_anew(bridge: BridgeProcess) -> None:
+    """The port goes from a stranger to the user; a bridge has made the token."""
+    with Listener(STRANGER) as theirs, Slicer(theirs.port) as slicer:
+        slicer.wait_for(_is_refusal)
+        theirs.end()
+        with Listener(os.getuid(), theirs.port) as ours:
+            assert ours.line() == "said welcome"
+            hello = json.loads(ours.line())
+            assert (hello["type"], hello["token"]) == ("hello", read_token()) != ("hello", "")
+
+
+def test_slicer_is_welcome_at_the_users_own_bridge(bridge: BridgeProcess) -> None:
+    with Slicer(bridge.ports["IPP/2"]) as slicer:
+        slicer.wait_for(lambda event: event == StateChanged(BridgeState.CONNECTED))
+
+
+def test_a_connection_that_is_gone_gets_no_token(tmp_path: Path) -> None:
+    one, other = socket.socketpair()
+    with one, other, socket.socket() as unconnected, open(tmp_path / "file", "w") as file:
+        gone = os.dup(file.fileno())
+        os.close(gone)
+        for descriptor in (one.fileno(), unconnected.fileno(), file.fileno(), gone):
+            with pytest.raises(ConnectionError):
+                token_for(descriptor, "tcp://127.0.0.1:8800")
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as ours:
+        ours.connect(server.getsockname())
+        server.accept()[0].close()
+        with pytest.raises(ConnectionError):
+            token_for(ours.fileno(), "tcp://127.0.0.1:8800")
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this computer has no IPv6")
+def test_whose_connection_it_is_is_known_of_a_listener_for_ipv6_too() -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+        with socket.create_connection(("127.0.0.1", server.getsockname()[1])) as ours:
+            accepted, _ = server.accept()
+            with accepted:
+                assert owner_of_connection(ours.getsockname(), ours.getpeername()) == os.getuid()
+            assert owner_of_connection(ours.getsockname(), ours.getpeername()) is None
+
+
+def test_no_verb_widens_the_roots_by_being_there() -> None:
+    program = "import os; from samm_ros import cli; cli.parse(['up']); assert 'SAMM_ROOTS' not in os.environ"
+    without = {name: value for name, value in os.environ.items() if name != "SAMM_ROOTS"}
+    subprocess.run(
+        [sys.executable, "-c", program],
+        env={**without, "SAMM_ROOT": str(Path(__file__).parents[1])},
+        check=True,
+    )
 
 
 # Keys.
@@ -294,10 +517,40 @@ def test_a_key_is_added_and_revoked_by_name(tmp_path: Path, capsys: pytest.Captu
     assert run("--revoke", "theatre") == 2
     assert "There is no client theatre" in capsys.readouterr().err
     assert run("--add", "../outside") == 2
+    assert run("--add", "theatre") == 0, "its name is free again"
     assert mode(keys / "theatre" / "client.key_secret") == 0o600
 
 
+def test_what_is_no_key_stays_when_a_key_is_revoked(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    keys = tmp_path / "keys"
+    run: Callable[..., int] = lambda *arguments: cli.main(["keys", str(keys), *arguments])  # noqa: E731
+    assert run() == run("--add", "theatre") == 0
+    notes = keys / "theatre" / "notes.txt"
+    notes.write_text("the user's own")
+    assert run("--revoke", "theatre") == 0
+    assert list((keys / "theatre").iterdir()) == [notes]
+    assert run("--add", "theatre") == 2
+    assert f"remove {keys / 'theatre'}" in capsys.readouterr().err
+
+
 # SROS 2.
+
+
+@pytest.mark.parametrize("asked", ["TRUE", "True", "1", "yes"])
+def test_security_that_ros_would_leave_out_in_silence_is_refused(
+    asked: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("ROS_SECURITY_ENABLE", asked)
+    with pytest.raises(SystemExit, match="1"):
+        security.require_what_was_asked_for()
+    assert f"ROS_SECURITY_ENABLE={asked} for no" in (said := capfd.readouterr().err)
+    assert "write it as true" in said
+
+
+@pytest.mark.parametrize("asked", ["", "0", "false", "FALSE"])
+def test_no_security_is_had_where_it_was_not_asked_for(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROS_SECURITY_ENABLE", asked)
+    security.require_what_was_asked_for()
 
 
 @pytest.mark.skipif(security._has_plugins(), reason="this Fast DDS has its security plugins")

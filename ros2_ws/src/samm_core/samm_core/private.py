@@ -1,6 +1,6 @@
 # Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""What is this user's alone, on a computer that others use too: files, a folder, the word that its programs know.
+"""What is this user's alone, on a computer that others use too: files, a folder, the token that its programs show.
 
 The packaged Slicer extension has this file too: standard library only, in Python 3.9's syntax.
 """
@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _TOKEN_BYTES = 32
-_LISTENING = "0A"
+# Where Linux lists its TCP connections, and what an IPv4 address begins with there; see proc_pid_net(5). A connection
+# has a row for each end. That of a program that listens for IPv6 too is in the second table, its address IPv4-mapped.
+_CONNECTIONS = (("/proc/net/tcp", ""), ("/proc/net/tcp6", "0000000000000000FFFF0000"))
 
 
 def keep_files_private() -> None:
@@ -28,10 +30,9 @@ def private_folder() -> Path:
 
     Raises OSError where none can be made.
     """
-    bases = [Path(base) for base in (os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm") if base]
-    bases = [base / f"samm_ros-{os.getuid()}" for base in bases if os.access(base, os.W_OK)]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "samm_ros" / "private"
-    for folder in (*bases, cache):
+    tried = []
+    for folder in _private_folders():
+        tried.append(str(folder))
         with contextlib.suppress(OSError):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = folder.lstat()
@@ -39,11 +40,20 @@ def private_folder() -> Path:
             if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
                 folder.chmod(0o700)
                 return folder
-    raise OSError(0, f"none of {', '.join(map(str, (*bases, cache)))} can be made", str(cache))
+    raise OSError(f"none of {', '.join(tried) or '$XDG_RUNTIME_DIR, /dev/shm, $XDG_CACHE_HOME'} can be used")
+
+
+def _private_folders() -> Iterator[Path]:
+    """Where it may be, the best place first."""
+    for base in (os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm"):
+        if base and os.access(base, os.W_OK):
+            yield Path(base) / f"samm_ros-{os.getuid()}"
+    with contextlib.suppress(RuntimeError):  # This user has no home.
+        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "samm_ros" / "private"
 
 
 def make_token() -> str:
-    """The word by which the bridge knows this user's programs; made, and kept in a file, where there is none.
+    """The token by which the bridge knows this user's programs; made, and kept in a file, where there is none.
 
     Raises OSError where no file can be written.
     """
@@ -71,7 +81,7 @@ def make_token() -> str:
 
 
 def read_token() -> str:
-    """The word, where this user has one; else empty."""
+    """The token, where this user has one; else empty."""
     for path in _token_files():
         with contextlib.suppress(OSError, UnicodeDecodeError):
             with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
@@ -87,11 +97,16 @@ def _token_files() -> Iterator[Path]:
     """Where it may be, the best place first. Not in XDG_RUNTIME_DIR: Slicer's may be another than the graph's."""
     if not hasattr(os, "getuid"):
         return  # No graph runs on Windows.
-    with contextlib.suppress(RuntimeError):
+    with contextlib.suppress(RuntimeError):  # This user has no home.
         yield (
             Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "samm_ros" / "token"
         )
     yield Path("/dev/shm") / f"samm_ros-{os.getuid()}" / "token"
+
+
+def tells_owners() -> bool:
+    """Whether this system tells whose connections there are: Linux does, with /proc."""
+    return os.path.exists(_CONNECTIONS[0][0])
 
 
 def owner_of_connection(local: tuple[str, int], remote: tuple[str, int]) -> int | None:
@@ -99,27 +114,20 @@ def owner_of_connection(local: tuple[str, int], remote: tuple[str, int]) -> int 
 
     local, remote: address and port of this end and of the other.
     """
-    return _owner(_address(remote), _address(local))
-
-
-def owner_of_listener(host: str, port: int) -> int | None:
-    """The user id of the process that listens on an IPv4 address of this computer; None: not to be found."""
-    owners = (_owner(_address((each, port)), "00000000:0000", _LISTENING) for each in (host, "0.0.0.0"))
-    return next((owner for owner in owners if owner is not None), None)
-
-
-def _owner(here: str, there: str, state: str = "") -> int | None:
-    # See proc_pid_net(5): sl, local address, remote address, state, queues, timer, retransmissions, uid, timeout, inode.
-    # Once its process has closed it, a socket has no inode, and seems to be root's.
-    with contextlib.suppress(OSError, ValueError):
-        with open("/proc/net/tcp") as table:
-            for line in table:
-                words = line.split()
-                if words[1:3] == [here, there] and state in ("", words[3]) and words[9] != "0":
-                    return int(words[7])
+    for table, prefix in _CONNECTIONS:
+        ends = [prefix + _address(end) for end in (remote, local)]
+        with contextlib.suppress(OSError, ValueError):
+            with open(table) as rows:
+                for row in rows:
+                    # Number, local address, remote address, state, queues, timer, retransmissions, uid, timeout, inode.
+                    words = row.split()
+                    # Once its process has closed it, a socket has no inode, and seems to be root's.
+                    if words[1:3] == ends and words[9] != "0":
+                        return int(words[7])
     return None
 
 
 def _address(address: tuple[str, int]) -> str:
+    """As the tables write it."""
     host = int.from_bytes(bytes(map(int, address[0].split("."))), "little")
     return f"{host:08X}:{address[1]:04X}"

@@ -32,7 +32,7 @@ from .client_events import (
 )
 from .frames import decode_image
 from .i18n import tr as _
-from .keys import read_keys, token_for, use_keys
+from .keys import next_event, read_keys, token_for, use_keys
 from .mailbox import Mailbox
 from .upload import Upload
 
@@ -68,6 +68,9 @@ class IppClient:
         self._volume_uid = ""
         self._folder: str | None = None
         self._pong: tuple[int, int] | None = None
+        # The file descriptor of the connection that ZeroMQ has made, and whether hello was said on it.
+        self._connection: int | None = None
+        self._has_said_hello = False
         self._is_welcome = False
         self._closed = False
         # Why there is no welcome: told once, though hello is said again and again.
@@ -123,7 +126,10 @@ class IppClient:
         self._post(send)
 
     def send_volume(self, voxels: np.ndarray, fields: dict[str, Any], on_reply: OnReply) -> None:
-        """voxels: (K, J, I) or (K, J, I, 3), C order, not to be changed until the reply. fields: all but key and file."""
+        """voxels: (K, J, I) or (K, J, I, 3), C order, not to be changed until the reply.
+
+        fields: all but key and file.
+        """
 
         def send() -> None:
             request = next(self._ids)
@@ -148,7 +154,9 @@ class IppClient:
         dealer.reconnect_ivl, dealer.reconnect_ivl_max = 100, 500
         dealer.maxmsgsize = ipp.MAX_IMAGE_BYTES
         use_keys(dealer, self._keys)
-        monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        monitor = dealer.get_monitor_socket(
+            zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        )
         try:
             dealer.connect(self._address)
             self._serve(dealer, monitor)
@@ -168,15 +176,20 @@ class IppClient:
         poller = zmq.Poller()
         for each in (dealer, monitor, self._mailbox.fileno()):
             poller.register(each, zmq.POLLIN)
+        made = None
         heard_at = next_ping = next_hello = time.monotonic()
         while not self._closed:
             ready = dict(poller.poll(100))
             now = time.monotonic()
-            if monitor in ready:
-                number = int.from_bytes(monitor.recv_multipart()[0][:2], "little")
-                if number == zmq.EVENT_DISCONNECTED:
+            while monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+                event, value = next_event(monitor)
+                if event == zmq.EVENT_CONNECTED:
+                    made = value
+                elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                    self._connection, next_hello = made, now
+                else:
+                    self._connection, self._has_said_hello = None, False
                     self._lose()
-                next_hello = now
             if self._mailbox.fileno() in ready:
                 self._mailbox.empty()
             while self._commands:
@@ -185,12 +198,14 @@ class IppClient:
                 heard_at = now
                 while dealer.getsockopt(zmq.EVENTS) & zmq.POLLIN:
                     frames = dealer.recv_multipart()
-                    self._try(lambda frames=frames: self._receive(frames))
+                    # Who was not spoken to has nothing to say: it may be another user's program.
+                    if self._has_said_hello:
+                        self._try(lambda frames=frames: self._receive(frames))
             if self._is_welcome and now - heard_at > ipp.TIMEOUT_S:
                 self._lose()
-            if not self._is_welcome and now >= next_hello:
+            if self._connection is not None and not self._is_welcome and now >= next_hello:
                 next_hello = now + HELLO_AGAIN_S
-                self._send_hello()
+                self._send_hello(self._connection)
             if self._is_welcome and now >= next_ping:
                 next_ping = now + ipp.HEARTBEAT_S
                 self._send_ping()
@@ -277,17 +292,22 @@ class IppClient:
             self._put(ReplyReceived(self._replies.pop(request), lost))
         self._put(StateChanged(BridgeState.LOST))
 
-    def _send_hello(self) -> None:
+    def _send_hello(self, connection: int) -> None:
+        """Say hello, if the program at the other end may have it."""
         hello = {"version": ipp.VERSION, "client": self._name, "software": "Slicer-IPP 0.1.0"}
         if self._volume_uid:
             hello["uid"] = self._volume_uid
+        # With keys, the handshake has shown who is there.
         if self._keys is None:
             try:
-                hello["token"] = token_for(self._address)
+                hello["token"] = token_for(connection, self._address)
+            except ConnectionError:
+                return
             except ValueError as error:
                 self._unwelcome(str(error))
                 return
-        self._send(ipp.pack(ipp.FROM_SLICER, "hello", **hello))
+        self._has_said_hello = True
+        self._send_now(ipp.pack(ipp.FROM_SLICER, "hello", **hello))
 
     def _unwelcome(self, why: str) -> None:
         if why != self._refusal:
@@ -303,6 +323,11 @@ class IppClient:
             self._upload.drop_file()
 
     def _send(self, frames: list[bytes]) -> None:
+        """Until the welcome nothing but hello is sent."""
+        if self._is_welcome:
+            self._send_now(frames)
+
+    def _send_now(self, frames: list[bytes]) -> None:
         with contextlib.suppress(self._zmq.Again):
             self._dealer.send_multipart(frames, self._zmq.DONTWAIT)
 

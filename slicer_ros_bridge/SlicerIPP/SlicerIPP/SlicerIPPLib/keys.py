@@ -1,17 +1,21 @@
 # Copyright 2026 samm_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Who this Slicer is: the keys of a connection that is encrypted (CURVE), or the token of this computer's user."""
+"""Who this Slicer is: the keys of a connection that is encrypted (CURVE), or the token of this computer's user.
+
+The token is for that user's programs alone, so that who is at the other end is looked up first.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import os
+import socket
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from samm_core.private import owner_of_listener, read_token
+from samm_core.private import owner_of_connection, read_token, tells_owners
 
 from .i18n import tr as _
 
@@ -55,27 +59,41 @@ def use_keys(dealer: zmq.Socket, keys: Keys | None) -> None:
         )
 
 
-def token_for(address: str) -> str:
-    """The token to show to a bridge on this computer; empty: it is elsewhere, or this user has none.
+def next_event(monitor: zmq.Socket) -> tuple[int, int]:
+    """The number and the value of a socket's next event. The value of EVENT_CONNECTED is a file descriptor."""
+    number, value = struct.unpack("=Hi", monitor.recv_multipart()[0])
+    return number, value
 
-    Raises ValueError with a sentence where another user's program listens there: it must not learn the token.
+
+def token_for(connection: int, address: str) -> str:
+    """The token to show at the other end of a connection; empty: that is another computer, or this user has none.
+
+    connection: file descriptor of ZeroMQ's socket. It is looked up who is at the other end of this very connection:
+    another program may have begun to listen at the address just before ZeroMQ connected. address: for the sentence.
+
+    Raises ValueError with a sentence for another user's program, to which nothing at all may be sent, and
+    ConnectionError where the connection is gone, or it cannot be told whose program is there.
     """
+    if not tells_owners():
+        return ""
     try:
-        parts = urlsplit(address)
-        host = ipaddress.IPv4Address("127.0.0.1" if parts.hostname == "localhost" else parts.hostname)
-        port = parts.port
-    except ValueError:
-        # A name, or no address.
+        # ZeroMQ closes it when it likes, and the number may be another file's by now.
+        with socket.fromfd(connection, socket.AF_INET, socket.SOCK_STREAM) as ours:
+            if ours.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) != socket.AF_INET:
+                raise ConnectionError
+            local, remote = ours.getsockname(), ours.getpeername()
+    except OSError as error:
+        raise ConnectionError from error
+    if not ipaddress.IPv4Address(remote[0]).is_loopback:
         return ""
-    token = read_token() if host.is_loopback and port else ""
-    if not token:
-        return ""
-    owner = owner_of_listener(str(host), port)
-    if owner not in (None, os.getuid()):
+    owner = owner_of_connection(local, remote)
+    if owner is None:
+        raise ConnectionError
+    if owner != os.getuid():
         raise ValueError(
             _(
-                "The program that listens at {address} is another user's, so nothing is sent to it; start a graph of your own "
-                "on another port (./samm up bridge_port:=8801), or connect with keys."
+                "The program that listens at {address} is another user's, so nothing is sent to it; start a graph of your "
+                "own on another port (./samm up bridge_port:=8801), or connect with keys."
             ).format(address=address)
         )
-    return token if owner is not None else ""
+    return read_token()

@@ -8,12 +8,16 @@ A bridge that runs looks at the folder `allowed` again and again: who is taken a
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 
 HELP = "make the CURVE keys with which 3D Slicer reaches the bridge from another computer, or take one away"
 
-# Beside the server's key: the public keys that are let in, as slicer_ros_bridge/curve.py reads them, and those that were.
+# Beside the server's key: the public keys that are let in, as slicer_ros_bridge/curve.py reads them, and those that
+# were.
 _ALLOWED, _REVOKED = "allowed", "revoked"
+# What --add writes for a client.
+_OF_A_CLIENT = ("client.key", "client.key_secret", "server.key")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +72,9 @@ def _add(folder: Path, name: str) -> int:
 
     allowed, own = _allowed(folder), folder / _checked(name)
     if own.exists() or (allowed / f"{name}.key").exists():
-        raise SetupError(f"{folder} has keys of the name {name}; give another name, or --revoke it first.")
+        raise SetupError(
+            f"{folder} has keys or a folder of the name {name}; give another name, or --revoke it and remove {own}."
+        )
     own.mkdir(mode=0o700)
     _certificates(own, "client")
     shutil.copy(folder / "server.key", own)
@@ -92,8 +98,14 @@ def _revoke(folder: Path, name: str) -> int:
     # The same key may lie there under other names.
     for same in (each for each, key in keys.items() if key == keys[name]):
         (allowed / f"{same}.key").replace(revoked / f"{same}.key")
+    # Its name is free again, unless other files lie there.
+    own = folder / name
+    for key in _OF_A_CLIENT:
+        (own / key).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        own.rmdir()
     print(
-        f"{name} is let in no more; its public key lies in {revoked}. A bridge that runs hangs up on it at once."
+        f"{name} is let in no more; its public key lies in {revoked}. A bridge that runs hangs up on it within seconds."
     )
     return 0
 

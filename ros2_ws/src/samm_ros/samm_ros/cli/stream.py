@@ -95,7 +95,6 @@ def main(args: argparse.Namespace) -> int:
     import rclpy
     from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
-    from ..support import shared_memory
     from ..tools.player import StreamPublisher, split_pose
     from . import noted_signals
 
@@ -111,7 +110,6 @@ def main(args: argparse.Namespace) -> int:
                 args.frame_id,
                 namespace=args.namespace or None,
             )
-            shared_memory.keep_private()
             while args.wait and not node.listeners and not ended.wait(_LOOK_S):
                 pass
             columns = TextColumn("images"), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")

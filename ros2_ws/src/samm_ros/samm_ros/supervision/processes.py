@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
-from samm_core.errors import LaunchError, MaskError
+from samm_core.errors import LaunchError, MaskError, PathError
 from samm_core.saved_work import load_work
 from samm_core.sources.roots import Roots
 
@@ -87,10 +87,13 @@ class NodeProcess:
     package: str = "samm_ros"
 
     def parameters(self, values: Values) -> dict[str, Value]:
-        """The values of its parameters that arguments set."""
+        """The values of its parameters that arguments set. Raises LaunchError for roots that cannot be."""
         named = [str(values[name]) for name in ("volume", "session", "journal")]
         # The server must read what the client's arguments name, and the other way round.
-        values = {**values, "roots": Roots.of(str(values["roots"]), named).text}
+        try:
+            values = {**values, "roots": Roots.of(str(values["roots"]), named).text}
+        except PathError as error:
+            raise LaunchError(str(error)) from None
         return {
             argument.parameter or argument.name: values[argument.name]
             for argument in ARGUMENTS
@@ -168,7 +171,7 @@ PROCESSES = (
 
 
 def read_arguments(given: Mapping[str, str]) -> dict[str, Value]:
-    """The values of all arguments: those in `given` instead of their defaults, and what a session's file says of others.
+    """The values of all arguments: those in `given` instead of their defaults, and what a session's file says.
 
     Raises LaunchError.
     """
@@ -197,10 +200,21 @@ def processes(values: Values) -> list[NodeProcess]:
 def environment(network: bool = False, keystore: str = "") -> dict[str, str]:
     """Environment variables for every process that joins the node graph.
 
-    network, keystore: as the arguments network and security. Raises LaunchError for a keystore that cannot be used.
+    network, keystore: as the arguments network and security. Raises LaunchError for a keystore that cannot be used, and
+    where $SAMM_PRIVATE is neither 0 nor 1, or asks for the opposite of the network.
     """
+    private = os.environ.get(PRIVATE) or "0"
+    if private not in ("0", "1"):
+        raise LaunchError(
+            f"{PRIVATE}={private} is neither 0 nor 1; set it to 1 to shut other users out, or unset it."
+        )
+    if network and private == "1":
+        raise LaunchError(
+            f"{PRIVATE}=1 shuts other users out, and network:=true lets the whole network in; unset {PRIVATE}, or leave "
+            "the argument out."
+        )
     # Fast DDS silently loses images over 256 KB with its own defaults. These profiles make room for them.
-    here = "fastdds_private.xml" if os.environ.get(PRIVATE) == "1" else "fastdds.xml"
+    here = "fastdds_private.xml" if private == "1" else "fastdds.xml"
     profile = "fastdds_network.xml" if network else here
     variables = {
         "FASTRTPS_DEFAULT_PROFILES_FILE": str(config_file(profile)),

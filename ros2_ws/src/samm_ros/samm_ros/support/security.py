@@ -16,7 +16,9 @@ from samm_core.errors import LaunchError
 
 # What a Fast DDS that was built with its security plugins holds, and no other.
 _PLUGIN = b"dds.sec.auth.builtin.PKI-DH"
+# rcl secures nodes for exactly this text, and takes any other for no.
 _TRUE = "true"
+_NOT_ASKED = ("", "0", "false")
 
 
 def environment(keystore: str) -> dict[str, str]:
@@ -51,12 +53,18 @@ def require_what_was_asked_for() -> None:
 
 def _problem(variables: Mapping[str, str]) -> str:
     """Why security that was asked for cannot be had, one sentence; empty: it can, or was not asked for."""
-    if variables.get("ROS_SECURITY_ENABLE", "").lower() != _TRUE:
+    asked = variables.get("ROS_SECURITY_ENABLE", "")
+    if asked.lower() in _NOT_ASKED:
         return ""
+    if asked != _TRUE:
+        return (
+            f"ROS takes ROS_SECURITY_ENABLE={asked} for no, so that a node would join unsecured; "
+            "write it as true, or as false."
+        )
     if not _has_plugins():
         return (
-            "Security was asked for (ROS_SECURITY_ENABLE=true), but this Fast DDS was built without it, as the one in the wheels "
-            "of ROS 2 is; use ROS 2 as installed on Ubuntu, or set ROS_SECURITY_ENABLE=false."
+            "Security was asked for (ROS_SECURITY_ENABLE=true), but this Fast DDS was built without it, as the one in "
+            "the wheels of ROS 2 is; use ROS 2 as installed on Ubuntu, or set ROS_SECURITY_ENABLE=false."
         )
     if variables.get("ROS_SECURITY_STRATEGY") != "Enforce":
         return (

@@ -15,8 +15,8 @@ _MAPPED = re.compile(r"(/dev/shm/(?:fastrtps|fastdds)_\S+)$", re.MULTILINE)
 def keep_private() -> None:
     """Shut others out of what this process shares by now; call it once its first node is there.
 
-    Fast DDS makes its files readable by everybody, whatever the umask. Who opens one between its making and this call, some
-    milliseconds later, can read on.
+    Fast DDS makes its files readable by everybody, whatever the umask. Who opens one between its making and this call,
+    some milliseconds later, can read on.
     """
     with contextlib.suppress(OSError):
         for path in set(_MAPPED.findall(Path("/proc/self/maps").read_text())):
