@@ -27,6 +27,7 @@ from samm_core.sources.base import ImageId, SliceKey
 from samm_core.sources.volume import Window
 from samm_ros.conversions import LoadedVolume
 from slicer_ros_bridge import volume_tasks
+from slicer_ros_bridge.doors.ipp import server as ipp_server
 from slicer_ros_bridge.doors.ipp.server import IppServer
 from slicer_ros_bridge.doors.samm11.actions import GraphSammActions
 from slicer_ros_bridge.graph_actions import (
@@ -275,6 +276,19 @@ def test_a_client_hears_of_its_own_volume_unless_another_took_its_place(door: Do
     door.graph.volumes.pop("u")
     door.graph.server = "b"
     assert told() == [""]
+
+
+def test_a_client_with_a_volume_is_welcome_when_the_graph_was_heard_of_or_there_seems_to_be_none(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volumes, door.graph.volumes, door.graph.server = door.graph.volumes, {}, ""
+    assert door.hello(b"1", "a", uid="u") == []
+    assert door.hello(b"2", "b")[0].type == "welcome"
+    with monkeypatch.context() as later:
+        later.setattr(ipp_server, "HEARD_S", 0.0)
+        assert door.hello(b"3", "c", uid="u")[2]["uid"] == ""
+    door.graph.volumes, door.graph.server = volumes, "a"
+    assert door.hello(b"1", "a", uid="u")[2]["uid"] == "u"
 
 
 def test_a_client_whose_volume_a_restarted_server_has_again_is_told_of_the_next_one(door: Door) -> None:

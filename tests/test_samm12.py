@@ -336,6 +336,17 @@ def test_a_mask_as_prompt_becomes_marks_that_the_model_takes(door: Door, client:
     assert not len(door.graph.prompts[-1][0].prompt.points)
 
 
+def test_other_marks_do_without_a_mask_that_is_empty_on_their_slice(
+    door: Door, client: Samm12Extension
+) -> None:
+    """The panel sends the slice of a chosen segment with each prompt, on slices that it does not reach too."""
+    empty = samm12.mask(np.zeros(SHAPE))
+    assert np.array_equal(client.predict(marks(box=BOX, mask=empty), slice_of(1)), BOXED)
+    assert client.predict(marks([[3, 5]], [1], mask=empty), slice_of(1)).sum() == 1
+    sent = door.graph.prompts[-1][0].prompt
+    assert sent.points[:, :2].tolist() == [[3, 5]] and sent.box is None
+
+
 def bad_image(**changes: Any) -> dict[str, Any]:
     return {"image": {**samm12.image(slice_of(1)), **changes}}
 
@@ -355,7 +366,7 @@ MALFORMED = [
     (marks(text="  "), "blank"),
     (marks(text=7), "blank"),
     (marks(mask=samm12.mask(np.ones((3, 3)))), "one of its size"),
-    (marks(mask=samm12.mask(np.zeros(SHAPE))), "0 alone"),
+    (marks(mask=samm12.mask(np.zeros(SHAPE))), "mask is empty"),
     (marks(mask={"shape": [2, 2], "data": "AAAAAg=="}), "0 and 1"),
     (marks(mask=[1]), "`mask`"),
     ({**marks(box=BOX), "image": None}, "`image`"),
@@ -485,6 +496,14 @@ def test_files_that_are_none_are_refused_and_others_stay(client: Samm12Extension
     with refused(500, "no absolute path"):
         client.post("/embedding-files/save", {"path": "here", "items": [kept]})
     assert [each.name for each in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    # Another program's files of the same names.
+    mine = {"embeddings.json": '{"format": "mine"}', "pictures-1.bin": "mine"}
+    (tmp_path / "mine" / "notes.txt").unlink()
+    for name, text in mine.items():
+        (tmp_path / "mine" / name).write_text(text)
+    with refused(500, "holds files that are no embeddings"):
+        client.post("/embedding-files/save", {"path": str(tmp_path / "mine"), "items": [kept]})
+    assert {each.name: each.read_text() for each in (tmp_path / "mine").iterdir()} == mine
     with refused(400, "image_digest"):
         kept.pop("image_digest")
         client.post("/embedding-files/save", {"path": str(tmp_path / "new"), "items": [kept]})
@@ -747,6 +766,15 @@ def test_a_video_is_refused_what_does_not_fit_it(
     assert client.get(path)["status"] == "failed"
     with refused(404):
         client.post("/video-prediction-jobs/none/cancel")
+
+
+def test_a_video_by_an_empty_mask_fails_and_says_why(door: Door, client: Samm12Extension) -> None:
+    """The panel reads the job's state: after a refusal it would go on waiting for one that uploads."""
+    path = uploaded(client)
+    status, state = client.request("POST", f"{path}/run", run(2, mask=samm12.mask(np.zeros(SHAPE))))
+    assert (status, state["status"], state["results"]) == (202, "failed", [])
+    assert "mask is empty" in state["error"]
+    assert client.get(path)["status"] == "failed" and not door.graph.tasks
 
 
 def test_a_video_is_segmented_while_other_volumes_come_and_go(

@@ -63,6 +63,8 @@ NO_TOKEN = (
     "Without keys the bridge serves the user who started it, on the same computer, alone: connect as that user with "
     "the Slicer-IPP of the same release, or make keys with ./samm keys FOLDER."
 )
+# A bridge that was restarted hears of the graph within this, where there is one.
+HEARD_S = 3.0
 
 Handler = Callable[[SlicerClient, ipp.Message], None]
 
@@ -93,6 +95,7 @@ class IppServer(GraphListener):
         self._volumes = VolumeMessages(graph, store, worker)
         self._prompts = PromptMessages(graph, self._clients)
         self._tasks = TaskMessages(graph)
+        self._began = time.monotonic()
         self._segmentation = SegmentationMessages(graph, save_folder)
         self._stream = StreamMessages(graph, stream_worker, problem)
         # All types but hello, which alone may come from somebody unknown.
@@ -165,6 +168,9 @@ class IppServer(GraphListener):
             )
         if not hmac.compare_digest(message.get("token", "").encode(), self._token.encode()) and self._token:
             raise ipp.ProtocolError(NO_TOKEN)
+        if message.get("uid") and not self._graph.server and time.monotonic() - self._began < HEARD_S:
+            # Told that there is no such volume, it would send it again. It says hello again soon.
+            return
         client = self._clients.hello(identity, message["client"])
         if message.get("uid"):
             client.work_on(message["uid"])

@@ -8,6 +8,7 @@ written last and names its data, so that a folder is whole, or as it was before.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -39,7 +40,7 @@ def save(path: str, weight_id: str, slices: Sequence[tuple[dict[str, Any], Pictu
     folder = _folder(path)
     if folder.exists() and not folder.is_dir():
         raise CacheError(f"{folder} is no folder; choose another one.")
-    if folder.is_dir() and not (folder / METADATA).exists() and any(folder.iterdir()):
+    if folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder):
         raise CacheError(
             f"{folder} holds files that are no embeddings; choose an empty folder, or a new one."
         )
@@ -77,13 +78,7 @@ def load(path: str, weight_id: str) -> list[tuple[dict[str, Any], Picture]]:
     """What was saved for these weights. Raises CacheError for a folder that is none, is damaged, or is of others."""
     folder = _folder(path)
     try:
-        with (folder / METADATA).open("rb") as file:
-            text = file.read(_MAX_METADATA_BYTES + 1)
-        if len(text) > _MAX_METADATA_BYTES:
-            raise ValueError
-        metadata = json.loads(text)
-        if metadata["format"] != _FORMAT:
-            raise ValueError
+        metadata = _metadata(folder)
         if metadata["weight_id"] != weight_id:
             raise CacheError(
                 f"{folder} is of {metadata['weight_id']!s:.60}, not of {weight_id}; prepare that one."
@@ -119,6 +114,25 @@ def _folder(path: str) -> Path:
     if not folder.is_absolute() or "\0" in path:
         raise CacheError(f"{path!r:.80} is no absolute path; give one.")
     return folder
+
+
+def _is_ours(folder: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+        _metadata(folder)
+        return True
+    return False
+
+
+def _metadata(folder: Path) -> Any:
+    """Raises one of OSError, ValueError, TypeError, KeyError and RecursionError where save() has written none."""
+    with (folder / METADATA).open("rb") as file:
+        text = file.read(_MAX_METADATA_BYTES + 1)
+    if len(text) > _MAX_METADATA_BYTES:
+        raise ValueError
+    metadata = json.loads(text)
+    if metadata["format"] != _FORMAT:
+        raise ValueError
+    return metadata
 
 
 def _is_shape(shape: tuple[Any, ...]) -> bool:

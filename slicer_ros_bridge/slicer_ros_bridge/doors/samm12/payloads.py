@@ -59,7 +59,8 @@ class Picture:
 class Marks:
     """A prompt as SAMM sends it.
 
-    points_xy: (N, 2) pixels. labels: (N,), 1 or 0. box_xyxy: (4,) pixels. mask: (H, W) bool. text: empty: none.
+    points_xy: (N, 2) pixels. labels: (N,), 1 or 0. box_xyxy: (4,) pixels. mask: (H, W) bool, which may hold nothing.
+    text: empty: none.
     """
 
     points_xy: np.ndarray
@@ -69,9 +70,10 @@ class Marks:
     text: str
 
     def on_slice(self, index: int, shape: tuple[int, int], model: ModelState) -> Prompt:
-        """As the graph takes it, on an axial slice of `shape`. Raises Refused for a text, and a mask of another shape.
+        """As the graph takes it, on an axial slice of `shape`.
 
-        The graph's prompts hold no mask: it becomes a box and points, see mask_prompt.
+        The graph's prompts hold no mask: it becomes a box and points, see mask_prompt. Raises Refused for a text and
+        for a mask of another shape, and PromptError for an empty mask alone.
         """
         if self.text:
             raise Refused(500, f"{model.name} takes no text; mark points or a box.")
@@ -79,7 +81,8 @@ class Marks:
         marks = None
         if len(self.points_xy) or self.box_xyxy is not None:
             marks = PixelPrompt(self.points_xy, self.labels, self.box_xyxy)
-        if self.mask is not None:
+        # SAMM sends what the chosen segment holds on this slice, which may be nothing: other marks do without it.
+        if self.mask is not None and (self.mask.any() or marks is None):
             painted = mask_prompt(self.mask)
             marks = painted if marks is None else marks.joined(painted)
             if not model.takes_points and not len(self.points_xy):
@@ -274,8 +277,8 @@ def _mask_of(mask: Any) -> np.ndarray:
     if not (isinstance(mask, dict) and _is_shape(mask.get("shape"), 2)):
         raise Refused(400, "`mask` has to be an object with shape [rows, columns] and data.")
     pixels = _bytes(mask, tuple(mask["shape"]))
-    if pixels.max() > 1 or not pixels.any():
-        raise Refused(400, "The mask has to hold 0 and 1, and not 0 alone.")
+    if pixels.max() > 1:
+        raise Refused(400, "The mask has to hold 0 and 1 alone.")
     return pixels.astype(bool)
 
 

@@ -165,6 +165,11 @@ class VideoJobs:
             prompts = [marks.on_slice(marked, job.shape, model)]
         else:
             marks.check_mask(job.shape)
+            if not marks.mask.any():
+                # Told by the job: SAMM would wait for it for ever if its run were refused.
+                why = "The mask is empty on the marked slice; show a slice that it reaches, or mark a box."
+                job.end("failed", why)
+                return job.state()
             masks = [PaintedMask(marked, job.shape, encode_mask(marks.mask))]
         first = 0 if direction != "forward" else marked
         last = job.total - 1 if direction != "backward" else marked
