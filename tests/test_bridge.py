@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import itertools
+import os
 import queue
 import re
 import socket
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -477,6 +479,32 @@ def test_a_bridge_that_was_killed_goes_on_with_the_same_slicers(
     assert not (tmp_path / "volumes").exists(), "patients' voxels were left behind"
     with GraphClient(shared_graph, "after") as client:
         client.load(mni_path)
+
+
+def test_what_a_killed_bridge_left_is_removed_by_the_next_one(
+    namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The path of a socket has to be short.
+    with tempfile.TemporaryDirectory() as runtime:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+
+        def sockets() -> set[Path]:
+            return {path for path in Path(runtime).rglob("*") if path.is_socket()}
+
+        killed = BridgeProcess(namespace, tmp_path / "killed")
+        killed.start()
+        (left,) = sockets()
+        killed.kill()
+        with BridgeProcess(namespace, tmp_path / "lives"):
+            (lives,) = sockets() - {left}
+            for old in (left, lives):
+                os.utime(old, (0, 0))
+            with BridgeProcess(namespace, tmp_path / "next"):
+                assert lives in sockets() and left not in sockets()
+        assert sockets() == set()
+        assert list((tmp_path / "here").iterdir()) == []
 
 
 def test_nothing_listens_beyond_this_computer(lone_bridge: BridgeProcess) -> None:

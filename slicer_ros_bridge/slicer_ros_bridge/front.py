@@ -52,7 +52,7 @@ class Front:
         self, address: str, port: int, behind: str, application: Callable[[], web.Application]
     ) -> None:
         """behind: path of the ZeroMQ socket, which this user alone can reach. application: makes what answers HTTP."""
-        self._behind, self._application = behind, application
+        self.behind, self._application = behind, application
         self._listener = socket.create_server((address, port))
         self.port: int = self._listener.getsockname()[1]
         # None: not made yet, or it could not be made.
@@ -154,7 +154,7 @@ class Front:
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            behind_reader, behind_writer = await asyncio.open_unix_connection(self._behind)
+            behind_reader, behind_writer = await asyncio.open_unix_connection(self.behind)
             try:
                 pumps = [
                     asyncio.ensure_future(_pump(reader, behind_writer)),

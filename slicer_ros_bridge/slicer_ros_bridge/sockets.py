@@ -10,16 +10,21 @@ other threads.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import socket
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import zmq
+
+from samm_core.private import private_folder
 
 from . import curve
 from .front import Front
@@ -31,6 +36,7 @@ TICK_S = 0.1
 BIND_AGAIN_S = 1.0
 # How often the bridge looks for public keys that were taken away.
 KEYS_CHECK_S = 1.0
+_BINDING_S = 60.0
 # Messages taken from one socket before the others, and what was posted, have their turn.
 AT_ONCE = 64
 
@@ -179,16 +185,17 @@ class SocketThread:
         router.ipv6 = ":" in endpoint.address
         try:
             if endpoint.http:
-                # In a new folder that this user alone can enter: around the front there is no way.
-                router.bind("ipc://*")
-                behind = router.last_endpoint.rstrip(b"\0").decode().removeprefix("ipc://")
-                front = Front(endpoint.address, self._ports[endpoint.name], behind, endpoint.http)
+                # First what may fail again and again: a bound socket's file stays.
+                front = Front(endpoint.address, self._ports[endpoint.name], _path_behind(), endpoint.http)
                 self._fronts[endpoint.name], self._ports[endpoint.name] = front, front.port
+                router.bind(f"ipc://{front.behind}")
             else:
                 router.bind(f"tcp://{host}:{self._ports[endpoint.name] or '*'}")
                 self._ports[endpoint.name] = _port_of(router)
         except (zmq.ZMQError, OSError) as error:
             router.close()
+            if front := self._fronts.pop(endpoint.name, None):
+                front.close()
             if is_first:
                 self._say(
                     f"{endpoint.name} cannot listen on {host}:{endpoint.port} ({error.strerror}); it is tried again. "
@@ -204,8 +211,11 @@ class SocketThread:
         router = self._sockets.pop(name)
         if poller:
             poller.unregister(router)
-        if name in self._fronts:
-            self._fronts.pop(name).close()
+        if front := self._fronts.pop(name, None):
+            front.close()
+            # ZeroMQ leaves it.
+            with contextlib.suppress(OSError):
+                os.unlink(front.behind)
         router.close(linger=0)
 
     @staticmethod
@@ -215,6 +225,23 @@ class SocketThread:
             call()
         except Exception:
             logger.exception("A message could not be handled")
+
+
+def _path_behind() -> str:
+    """A new path for a socket behind a front, in a folder that this user alone can enter: around the front there is no way.
+
+    Sockets of bridges that were killed are removed from it. Raises OSError where there can be no such folder.
+    """
+    folder = private_folder()
+    for left in folder.glob("bridge-*"):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            # A younger one may be about to listen.
+            if (
+                time.time() - left.lstat().st_mtime > _BINDING_S
+                and probe.connect_ex(str(left)) == errno.ECONNREFUSED
+            ):
+                left.unlink()
+    return str(folder / f"bridge-{uuid.uuid4().hex[:8]}")
 
 
 def _port_of(router: zmq.Socket) -> int:
