@@ -185,7 +185,7 @@ def test_prompts_without_a_cycle_are_told_and_not_judged() -> None:
 def test_the_page_of_figures_takes_no_short_run(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setattr(soak, "measured", lambda *_: iter(()))
     monkeypatch.setenv("SAMM_ROOT", str(tmp_path))
-    with pytest.raises(SammError, match="--write takes a run of 60 minutes or more, not of 5"):
+    with pytest.raises(SammError, match="--write takes a run of 20 minutes or more, not of 5"):
         soak.main(arguments("--write", "--minutes", "5"))
 
 

@@ -66,13 +66,13 @@ def main(args: argparse.Namespace) -> int:
     from samm_ros.cli.up import new_log_folder
 
     from ..measure import console, machine
-    from .row import SOAK_MINUTES, Run, Size
+    from .row import JUDGED_MINUTES, Run, Size
 
     if not 0 < args.minutes < float("inf"):
         raise LaunchError(f"--minutes has to be a number above 0, not {args.minutes:g}.")
-    if args.write and args.minutes < SOAK_MINUTES:
+    if args.write and args.minutes < JUDGED_MINUTES:
         raise LaunchError(
-            f"--write takes a run of {SOAK_MINUTES:g} minutes or more, not of {args.minutes:g}: give more, or leave it out."
+            f"--write takes a run of {JUDGED_MINUTES:g} minutes or more, not of {args.minutes:g}: give more, or leave it out."
         )
     began = time.monotonic()
 

@@ -24,13 +24,13 @@ from samm_core.latency.cycles import complete_cycles
 
 from .clients import Reference, RosWorker, SlicerWorker, meanwhile
 from .graph import Footprint, Graph
-from .row import LEAST_CYCLES, Row, Run, percentile, slope
+from .row import JUDGED_MINUTES, LEAST_CYCLES, Row, Run, percentile, slope
 
 MIB_PER_HOUR, P99_TIMES, IDLE_PERCENT, READ_MIB = 1.0, 1.5, 1.0, 1.0
 # Of about fifty slices: it is full in a minute or two, and slices come and go from then on.
 CACHE_GIB = 0.1
-# A growth that is judged, has to be watched for so long: half of the time after the cache is full.
-_JUDGED_S = 600.0
+# A growth that is judged has to be watched for so long: half of the time after the cache is full, and a little less.
+_JUDGED_S = 29 * JUDGED_MINUTES
 # Between two looks at the processes, and between two volumes that are loaded.
 _LOOK_S, _LOAD_S = 5.0, 20.0
 _FULL_S, _SAY_S = 900.0, 20.0

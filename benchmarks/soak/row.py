@@ -13,6 +13,8 @@ import numpy as np
 from samm_core.cycle.request import MAX_CLIENTS
 
 SOAK_MINUTES = 60.0
+# Of a shorter soak no slope is judged.
+JUDGED_MINUTES = 20.0
 # With fewer cycles, p99 is no more than the slowest of them, and is not judged.
 LEAST_CYCLES = 100
 
