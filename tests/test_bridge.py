@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import queue
@@ -27,15 +28,16 @@ from ipp_client import BlockingIppClient, Refused
 from peer import Peer
 from samm_msgs.msg import TaskEvent, TaskMask
 
-from samm_core import ipp
+from samm_core import ipp, private
 from samm_core.geometry import Plane
 from samm_core.mask_codec import decode_mask
+from samm_core.private import private_folder
 from samm_core.prompts import PixelPrompt
 from samm_core.sources.volume import Volume, read_here
 from samm_ros import topics
 from samm_ros.client import GraphClient
 from samm_ros.supervision.processes import find_executable
-from slicer_ros_bridge import curve
+from slicer_ros_bridge import curve, sockets
 from slicer_ros_bridge.worker import Worker
 
 pytestmark = pytest.mark.xdist_group("graph")
@@ -505,6 +507,77 @@ def test_what_a_killed_bridge_left_is_removed_by_the_next_one(
                 assert lives in sockets() and left not in sockets()
         assert sockets() == set()
         assert list((tmp_path / "here").iterdir()) == []
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """This user's private folder, empty, by a path that is short enough for a socket's."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield private_folder()
+
+
+@pytest.mark.timeout(60)
+def test_only_sockets_that_nobody_listens_on_are_removed_and_a_busy_bridge_is_not_waited_for(
+    runtime: Path,
+) -> None:
+    left, busy, file = (runtime / f"door-{name}" for name in ("left", "busy", "file"))
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(left))
+    file.touch()
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as waiting:
+        listener.bind(str(busy))
+        listener.listen(0)
+        is_full = False
+        while not is_full:
+            client = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            is_full = client.connect_ex(str(busy)) != 0
+        for each in (left, busy, file):
+            os.utime(each, (0, 0))
+        new = Path(sockets._path_behind())
+    assert set(runtime.iterdir()) == {busy, file}
+    assert new.parent == runtime and new.name.startswith("door-")
+
+
+def said_at_the_start(endpoint: sockets.Endpoint) -> str:
+    said: queue.SimpleQueue[str] = queue.SimpleQueue()
+    thread = sockets.SocketThread([endpoint], lambda: None, said.put)
+    with contextlib.closing(thread):
+        thread.start()
+        return said.get(timeout=30)
+
+
+def no_application() -> None:
+    raise AssertionError("a front was made for what cannot listen")
+
+
+SAMM = sockets.Endpoint("SAMM", "127.0.0.1", 0, "", 1 << 20, lambda *_: None, no_application)
+
+
+def test_a_private_folder_whose_path_is_too_long_for_a_socket_is_told_with_its_remedy(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    deep = runtime / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
+    told = said_at_the_start(SAMM)
+    assert f"{deep}/" in told and "107 bytes" in told and "set XDG_RUNTIME_DIR to a shorter folder" in told
+    assert "another graph" not in told
+    assert not caplog.records
+
+
+def test_what_keeps_the_bridge_from_listening_is_told_without_a_remedy_for_something_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # One of the addresses for documentation, which no computer has.
+    told = said_at_the_start(sockets.Endpoint("IPP/2", "192.0.2.1", 0, "", 1 << 20, lambda *_: None))
+    assert "(Cannot assign requested address" in told and "another graph" not in told
+    (tmp_path / "file").touch()
+    # As for a user without a home whose name somebody has taken in /dev/shm.
+    monkeypatch.setattr(private, "_private_folders", lambda: iter([tmp_path / "file" / "folder"]))
+    told = said_at_the_start(SAMM)
+    assert f"(none of {tmp_path / 'file' / 'folder'} can be used)" in told and "another graph" not in told
 
 
 def test_nothing_listens_beyond_this_computer(lone_bridge: BridgeProcess) -> None:

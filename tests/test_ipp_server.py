@@ -282,6 +282,7 @@ def test_a_client_with_a_volume_is_welcome_when_the_graph_was_heard_of_or_there_
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     volumes, door.graph.volumes, door.graph.server = door.graph.volumes, {}, ""
+    monkeypatch.setattr(ipp_server, "HEARD_S", 60.0)
     assert door.hello(b"1", "a", uid="u") == []
     assert door.hello(b"2", "b")[0].type == "welcome"
     with monkeypatch.context() as later:

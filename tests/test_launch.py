@@ -27,8 +27,11 @@ import numpy as np
 import psutil
 import pytest
 import yaml
+from graph_processes import launched
 from hypothesis import given
 from hypothesis import strategies as st
+from peer import Peer
+from samm_msgs.msg import VolumeList
 
 from samm_core.errors import LaunchError
 from samm_core.geometry import VolumeGeometry
@@ -36,6 +39,7 @@ from samm_core.saved_work import SavedWork
 from samm_core.segmentation.segmentation import Segmentation
 from samm_core.sources.volume import LoadedVolume
 from samm_core.sources.window import Window
+from samm_ros import conversions, topics
 from samm_ros.supervision import cleanup, fastdds_files, fork_server
 from samm_ros.supervision import processes as process_table
 from samm_ros.supervision.processes import (
@@ -685,9 +689,11 @@ class TestForkServer:
         self, own_domain: dict[str, str], tmp_path: Path
     ) -> None:
         code = f"""
-            import psutil
+            import psutil, signal
             from pathlib import Path
             from samm_ros.supervision.supervisor import launch
+            # Ignored in what a shell starts in the background, and in its children.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             try:
                 with launch({{}}, Path({str(tmp_path / "log")!r})) as supervisor:
                     supervisor.wait()
@@ -697,9 +703,16 @@ class TestForkServer:
         """
         program = [sys.executable, "-c", textwrap.dedent(code)]
         starting = subprocess.Popen(program, env=own_domain, stdout=subprocess.PIPE, text=True)
-        suspended_server_of(psutil.Process(starting.pid))
-        starting.send_signal(signal.SIGINT)
-        assert starting.communicate(timeout=60)[0] == "left []\n"
+        family = [psutil.Process(starting.pid)]
+        try:
+            family.append(suspended_server_of(family[0]))
+            starting.send_signal(signal.SIGINT)
+            assert starting.communicate(timeout=60)[0] == "left []\n"
+        finally:
+            for each in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
+            starting.communicate()
 
     def test_a_fork_that_cannot_start_is_an_error_with_the_end_of_its_log(
         self, forked: Callable[..., Supervisor]
@@ -847,3 +860,14 @@ class TestTransport:
         process, _ = echo
         addresses = {socket.laddr.ip for socket in psutil.Process(process.pid).net_connections("inet")}
         assert addresses == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("composed", ["true", "false"])
+def test_a_volume_is_loaded_in_the_window_of_the_start(composed: str, tmp_path: Path, mni_path: Path) -> None:
+    """Other nodes of the process have parameters too, and must not take these for theirs."""
+    arguments = {"volume": str(mni_path), "window_lower": "-160", "window_upper": "240", "composed": composed}
+    with launched(tmp_path, **arguments) as (namespace, _), Peer(namespace) as peer:
+        peer.listen(VolumeList, topics.VOLUMES, topics.LATCHED)
+        message = peer.wait_for(topics.VOLUMES, lambda m: m.volumes, 120.0)
+        (volume,) = conversions.volumes_from_msg(message)
+        assert volume.window == Window(-160.0, 240.0)

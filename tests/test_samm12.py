@@ -11,6 +11,7 @@ import queue
 import re
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -381,6 +382,26 @@ MALFORMED = [
     ({**marks(box=BOX), **bad_image(data=GOOD["data"][:-4] + "!-_\n")}, "no base64"),
     ({**marks(box=BOX), "embedding_id": 7}, "`embedding_id`"),
 ]
+
+
+def test_the_bridge_needs_no_pybase64_and_refuses_the_same_without_it() -> None:
+    program = f"""import sys
+sys.modules["pybase64"] = None
+import slicer_ros_bridge.bridge
+from slicer_ros_bridge.doors.samm12 import payloads
+import numpy as np
+mask = np.arange(35).reshape(5, 7) % 3 == 0
+picture = payloads.picture_of({GOOD!r})
+print(picture.shape)
+sent = str(payloads.MaskText(mask))
+print((payloads.marks_of({{"mask": {{"shape": [5, 7], "data": sent}}}}).mask == mask).all())
+for end in ("éééé", "AA=A", "!-_\\n"):
+    try:
+        payloads.picture_of({{**{GOOD!r}, "data": {GOOD["data"][:-4]!r} + end}})
+    except payloads.Refused as error:
+        print(error.status, "no base64" in str(error))"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.stdout.splitlines() == [str(SHAPE), "True", *["400 True"] * 3], ended.stderr
 
 
 @pytest.mark.parametrize(("fields", "words"), MALFORMED, ids=[words for _, words in MALFORMED])
@@ -996,9 +1017,14 @@ def test_another_users_program_is_hung_up_on_before_it_says_anything(
     door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(fronts, "_SILENT_S", 600.0)
-    connect = "import socket, sys; s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); s.recv(1)"
-    stranger = ["setpriv", "--reuid", "65534", "--clear-groups", "python3", "-c", connect, str(door.port)]
-    subprocess.run(stranger, timeout=60, check=True, cwd="/")
+    # Another user may not be able to reach this interpreter: it starts as this one.
+    stranger = """import os, socket, sys
+os.setgroups([])
+os.setuid(65534)
+connection = socket.socket()
+connection.connect(("127.0.0.1", int(sys.argv[1])))
+connection.recv(1)"""
+    subprocess.run([sys.executable, "-c", stranger, str(door.port)], timeout=60, check=True)
     assert "Another user's program was refused" in caplog.text
 
 

@@ -20,17 +20,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zmq
 from bridge_process import BridgeProcess
 from ipp_client import BlockingIppClient, Refused
 from peer import Peer
 from samm_msgs.msg import SegmentationStatus, VolumeInfo, VolumeList
 from samm_msgs.srv import SaveSegmentation, SelectModel, WorkFile
+from SlicerIPPLib import diagnosis
 from SlicerIPPLib.client import IppClient
 from SlicerIPPLib.client_events import BridgeState, ClientEvent, ProblemFound, ReplyReceived, StateChanged
 from SlicerIPPLib.diagnosis import diagnose
 from SlicerIPPLib.keys import token_for
 
-from samm_core import ipp
+from samm_core import ipp, private
 from samm_core.errors import LaunchError, PathError, VolumeError
 from samm_core.private import make_token, owner_of_connection, read_token
 from samm_core.sources.roots import Roots
@@ -125,10 +127,17 @@ def test_the_whole_disk_is_a_root_only_where_it_is_named_and_a_removed_folder_is
     assert Roots.of("").folders == Roots.of("", ["/ct.nrrd"]).folders == unnamed.folders
 
 
+# Path.home() as it was until Python 3.9, which Slicer has: another error tells that there is no home.
+_HOME_OF_PYTHON_3_9 = "Path.home = lambda: Path(os.environ.get('HOME') or pwd.getpwuid(os.getuid()).pw_dir)"
+
+
 @as_stranger
-def test_a_user_without_a_home_is_told_that_there_is_no_private_folder() -> None:
+@pytest.mark.parametrize("line", ["", _HOME_OF_PYTHON_3_9], ids=["this Python", "Python 3.9"])
+def test_a_user_without_a_home_is_told_that_there_is_no_private_folder(line: str) -> None:
     taken = Path(f"/dev/shm/samm_ros-{HOMELESS}")
     program = f"""import os, pwd
+from pathlib import Path
+{line}
 from samm_core.private import private_folder, read_token
 from samm_core.sources.roots import Roots
 os.setuid({HOMELESS})
@@ -383,18 +392,41 @@ class Listener:
 
 
 class Slicer:
-    """Slicer-IPP's own client; a context manager. events: all that it has told."""
+    """Slicer-IPP's own client; a context manager. events: all that it has told.
+
+    may_go_on: while it is not set, the client's thread stops at the next event that it tells.
+    """
 
     def __init__(self, port: int) -> None:
         self._woken = threading.Event()
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
         self.events: list[ClientEvent] = []
-        self.client = IppClient(f"tcp://127.0.0.1:{port}", "slicer", "", self._woken.set)
+        self.client = IppClient(f"tcp://127.0.0.1:{port}", "slicer", "", self._wake)
 
     def __enter__(self) -> Slicer:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.may_go_on.set()
         self.client.close()
+
+    def prompt(self) -> None:
+        self.client.prompt(
+            number=1,
+            stream=0,
+            uid="0" * 16,
+            plane=2,
+            index=0,
+            segment="",
+            points_xy=[],
+            labels=[],
+            box_xyxy=None,
+        )
+
+    def _wake(self) -> None:
+        self._woken.set()
+        self.may_go_on.wait()
 
     def wait_for(self, wanted: Callable[[ClientEvent], bool], timeout_s: float = 60.0) -> ClientEvent:
         deadline = time.monotonic() + timeout_s
@@ -421,17 +453,7 @@ def test_slicer_sends_nothing_to_a_strangers_program_that_took_the_port() -> Non
         with Slicer(theirs.port) as slicer:
             slicer.wait_for(_is_refusal)
             assert theirs.line() == "said welcome"
-            slicer.client.prompt(
-                number=1,
-                stream=0,
-                uid="0" * 16,
-                plane=2,
-                index=0,
-                segment="",
-                points_xy=[],
-                labels=[],
-                box_xyxy=None,
-            )
+            slicer.prompt()
             # Each is answered in another turn of the client's thread, which by the last one has read the welcome.
             for _ in range(3):
                 slicer.client.request("undo", lambda reply: None)
@@ -446,6 +468,103 @@ def test_the_test_of_the_connection_sends_nothing_to_a_stranger() -> None:
     with Listener(STRANGER) as theirs:
         assert re.search("another user's.*bridge_port:=", diagnose(f"tcp://127.0.0.1:{theirs.port}"))
         assert theirs.lines() == ["said welcome", "left"]
+
+
+@as_stranger
+def test_the_test_of_the_connection_believes_no_welcome_that_it_did_not_ask_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though the stranger's welcome is there before the connection is looked at."""
+    ask = diagnosis._ask
+
+    def ask_late(dealer: zmq.Socket, *others: object) -> object:
+        assert dealer.poll(60_000), "the stranger said nothing"
+        return ask(dealer, *others)
+
+    monkeypatch.setattr(diagnosis, "_ask", ask_late)
+    with Listener(STRANGER) as theirs:
+        assert re.search("another user's.*bridge_port:=", diagnose(f"tcp://127.0.0.1:{theirs.port}"))
+        assert theirs.lines() == ["said welcome", "left"]
+
+
+_WELCOME = {"version": ipp.VERSION, "software": "x", "folder": "/tmp", "models": [], "window_presets": {}}
+
+
+@contextmanager
+def door() -> Iterator[zmq.Socket]:
+    """Listens where a bridge would, in this process."""
+    with zmq.Context() as context:
+        with context.socket(zmq.ROUTER) as door:
+            door.rcvtimeo = 10_000
+            door.bind("tcp://127.0.0.1:*")
+            yield door
+
+
+def _port(door: zmq.Socket) -> int:
+    return int(door.last_endpoint.decode().rpartition(":")[2])
+
+
+def _answer_hello(door: zmq.Socket, kind: str, **fields: object) -> None:
+    client, *frames = door.recv_multipart()
+    assert ipp.unpack(ipp.FROM_SLICER, frames).type == "hello"
+    door.send_multipart([client, *ipp.pack(ipp.FROM_BRIDGE, kind, **fields)])
+
+
+@as_stranger
+@pytest.mark.parametrize(
+    ("kind", "fields"), [("welcome", _WELCOME), ("error", {"message": "Not now."})], ids=["sends", "believes"]
+)
+def test_slicer_neither_sends_to_a_stranger_nor_believes_it_when_the_port_was_taken_while_it_was_busy(
+    kind: str, fields: dict[str, object]
+) -> None:
+    """Welcome, it would send its prompt next; refused, it would read the stranger's welcome next."""
+    with door() as ours, Slicer(port := _port(ours)) as slicer:
+        slicer.prompt()
+        slicer.may_go_on.clear()
+        _answer_hello(ours, kind, **fields)
+        slicer.wait_for(lambda event: True)
+        ours.close()
+        ours.context.term()
+        with Listener(STRANGER, port) as theirs:
+            assert theirs.line() == "said welcome"
+            slicer.may_go_on.set()
+            slicer.wait_for(_is_refusal)
+            slicer.client.close()
+            assert theirs.lines() == ["left"]
+    assert slicer.events.count(StateChanged(BridgeState.CONNECTED)) == (kind == "welcome")
+
+
+def test_the_test_of_the_connection_says_hello_again() -> None:
+    with door() as ours:
+        told = []
+        address = f"tcp://127.0.0.1:{_port(ours)}"
+        tester = threading.Thread(target=lambda: told.append(diagnose(address)))
+        tester.start()
+        assert ours.recv_multipart()
+        _answer_hello(ours, "welcome", **_WELCOME)
+        tester.join()
+    assert told == [f"All is well: x answers at {address}."]
+
+
+def test_slicer_says_when_it_cannot_be_told_whose_program_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "tcp"
+    table.touch()
+    told = private._CONNECTIONS
+    monkeypatch.setattr(private, "_CONNECTIONS", ((str(table), ""),))
+    with door() as ours, Slicer(_port(ours)) as slicer:
+        address = f"tcp://127.0.0.1:{_port(ours)}"
+        sentence = f"does not tell whose program listens at {address}, .*keys"
+        problem = slicer.wait_for(lambda event: True)
+        assert re.search(sentence, problem.sentence)
+        # It takes so long that Slicer tries some times more.
+        assert re.search(sentence, diagnose(address))
+        assert not ours.poll(0), "something was sent"
+        monkeypatch.setattr(private, "_CONNECTIONS", told)
+        _answer_hello(ours, "welcome", **_WELCOME)
+        slicer.wait_for(lambda event: event == StateChanged(BridgeState.CONNECTED))
+        assert [event for event in slicer.events if isinstance(event, ProblemFound)] == [problem]
 
 
 @as_stranger

@@ -170,15 +170,20 @@ def test_a_graph_that_does_not_start_is_told_by_the_status_and_leaves_no_folder(
     assert not list(tmp_path.glob("samm-soak-*"))
 
 
-def test_prompts_without_a_cycle_are_told_and_not_judged() -> None:
-    def row(base: int, during: int, expected: int = 200) -> Row:
-        return overloads._row(
-            "a prompt", overloads._Times([10.0] * base, 200), overloads._Times([10.0] * during, expected), "x"
-        )
+def test_prompts_without_a_cycle_are_a_miss_where_the_trace_is_whole() -> None:
+    def row(base: int, during: int, expected: int = 200, lost_events: int = 0, rate_hz: float = 1000) -> Row:
+        times = overloads._Times([10.0] * base, 200), overloads._Times([10.0] * during, expected)
+        return overloads._row("a prompt", *times, "x", lost_events, rate_hz)
 
     assert row(200, 200).met and "200 of 200 cycles" in row(200, 200).measured
-    assert row(200, 150).met is None and "150 of 200 cycles" in row(200, 150).measured
-    assert row(150, 200).met is None and "150 of 200 cycles" in row(150, 200).measured
+    assert row(200, 200, lost_events=3).met
+    for base, during in ((200, 150), (150, 200)):
+        missed, cut = row(base, during), row(base, during, lost_events=3)
+        assert missed.met is False and "150 of 200 cycles" in missed.measured
+        assert cut.met is None and "150 of 200 cycles" in cut.measured
+        assert cut.measured.endswith("; the trace itself lost 3 events")
+    assert row(200, 150, rate_hz=10).met is False, "a slower flood had to be answered too"
+    assert row(200, 200, rate_hz=10).met is None
     assert row(200, 10, 10).met is None and row(200, 0, 0).met is None
 
 

@@ -58,7 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """0: all was measured, and nothing missed; 1: not so; 130: interrupted. Prints the table of what was measured by then."""
+    """0: nothing was missed; 1: something was, or could not be measured to its end; 130: interrupted.
+
+    Prints the table of what was measured by then. Rows that were not judged say why, and leave it at 0.
+    """
     import psutil
     from rich.markup import escape
 

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from samm_msgs.msg import Prompt
 
 from samm_core.errors import LaunchError
+from samm_core.latency.analysis import losses_of
 from samm_core.latency.cycles import Cycle
 from samm_core.latency.events import Outcome, Task, TaskEvent
+from samm_ros import topics
 
 from ..design import Spot
 from .clients import meanwhile
@@ -52,9 +54,11 @@ def overload(run: Run, graph: Graph) -> Iterator[Row]:
     All are on one slice that is embedded. What is compared is p99 of a cycle by the trace, from the prompt's arrival at
     SND_INF to the mask applied: of one client at rest, and of 64 clients at once with nobody beside them. Queued are the
     requests of one client that wait in CPL_INF at the same time. The listener is a recorder that is stopped by SIGSTOP.
-    A p99 is judged of 100 cycles or more, and where each prompt that had to be answered has a cycle.
+    A p99 is judged of 100 cycles or more. A prompt that had to be answered and has no cycle is a miss; where the trace lost
+    events too, that is not judged.
     """
     pointer = graph.pointer
+    begun = len(pointer.event_numbers)
     pointer.send_and_wait(SPOT, "alone")
     with run.interruptible():
         alone = _one_by_one(graph, "alone", run.size.prompts)
@@ -66,40 +70,57 @@ def overload(run: Run, graph: Graph) -> Iterator[Row]:
         _wait_for(graph, sent[-1:])
         during = _of_flood(graph, first)
         name = f"newest prompt of one client that sends {FLOOD_HZ} a second"
-        yield _row(name, alone, during, "one client at rest", _rate(sent, pointer.sent_ns))
+        rate_hz = _rate(sent, pointer.sent_ns)
+        yield _row(name, alone, during, "one client at rest", _lost_events(graph, begun), rate_hz)
 
         together = _in_step(run, graph)
         run.say(f"{run.size.clients} clients at once: p99 {together.p99:.0f} ms")
         with _flood(graph, "flood") as sent:
             beside = _in_step(run, graph)
         name = f"newest prompt of each of {run.size.clients} clients beside {FLOOD_HZ} a second"
-        yield _row(name, together, beside, "without the flood", _rate(sent, pointer.sent_ns))
+        rate_hz = _rate(sent, pointer.sent_ns)
+        yield _row(name, together, beside, "without the flood", _lost_events(graph, begun), rate_hz)
 
         with contextlib.ExitStack() as recording:
             with prompting(graph):
                 recording.enter_context(recorder(graph, graph.folder / "slow")).send_signal(signal.SIGSTOP)
             slow = _one_by_one(graph, "beside a slow reader", run.size.prompts)
-        yield _row("a prompt beside a listener that does not read", alone, slow, "one client at rest")
+        name = "a prompt beside a listener that does not read"
+        yield _row(name, alone, slow, "one client at rest", _lost_events(graph, begun))
         most = most_waiting(pointer.events, first)
         yield Row("requests of a client that wait for the decoder", "≤ 1", str(most), most <= 1)
 
 
-def _row(name: str, base: _Times, during: _Times, what: str, rate_hz: float = FLOOD_HZ) -> Row:
-    """rate_hz: that of the flood as it was sent, which this program may be too slow for."""
+def _row(
+    name: str, base: _Times, during: _Times, what: str, lost_events: int, rate_hz: float = FLOOD_HZ
+) -> Row:
+    """lost_events: of the trace. rate_hz: that of the flood as it was sent, which this program may be too slow for."""
     told = f"{during.p99:.0f} ms, {during.p99 / base.p99:.2f}× {base.p99:.0f} ms"
     told += f" ({count(len(during.ms), during.expected)} cycles)"
     met = None
-    if rate_hz < _ENOUGH * FLOOD_HZ:
+    if len(during.ms) < during.expected or len(base.ms) < base.expected:
+        if len(base.ms) < base.expected:
+            told += f"; {what}, only {count(len(base.ms), base.expected)} cycles"
+        if lost_events:
+            told += f"; the trace itself lost {lost_events} events"
+        else:
+            told += "; the others are missing"
+            met = False
+    elif rate_hz < _ENOUGH * FLOOD_HZ:
         told += f"; only {rate_hz:.0f} a second could be sent"
-    elif len(during.ms) < during.expected:
-        told += "; the others are missing"
-    elif len(base.ms) < base.expected:
-        told += f"; {what}, only {count(len(base.ms), base.expected)} cycles"
     elif min(len(base.ms), len(during.ms)) < LEAST_CYCLES:
         told += "; too few to judge"
     else:
         met = during.p99 <= _TIMES * base.p99
     return Row(f"{name}, p99", f"≤ {_TIMES:g}× {what}", told, met)
+
+
+def _lost_events(graph: Graph, begun: int) -> int:
+    """Of the trace, since so many of its events had come."""
+    # Without a later event nobody could tell that the last one did not come.
+    graph.pointer.send_and_wait(SPOT, "alone")
+    numbers = graph.pointer.event_numbers[begun:]
+    return sum(loss.lost for loss in losses_of((topics.TASK_EVENTS, *each) for each in numbers))
 
 
 def _rate(sent: Sequence[Prompt], sent_ns: Mapping[int, int]) -> float:

@@ -14,6 +14,7 @@ import errno
 import logging
 import os
 import socket
+import stat
 import threading
 import time
 import uuid
@@ -39,6 +40,9 @@ KEYS_CHECK_S = 1.0
 _BINDING_S = 60.0
 # Messages taken from one socket before the others, and what was posted, have their turn.
 AT_ONCE = 64
+# Of a socket's path, in bytes; see unix(7).
+_MAX_PATH = 107
+_PORT_IS_TAKEN = " Is another graph running? Then give this one other ports, or bridge:=false."
 
 logger = logging.getLogger(__name__)
 
@@ -197,9 +201,10 @@ class SocketThread:
             if front := self._fronts.pop(endpoint.name, None):
                 front.close()
             if is_first:
+                remedy = _PORT_IS_TAKEN if error.errno == errno.EADDRINUSE else ""
                 self._say(
-                    f"{endpoint.name} cannot listen on {host}:{endpoint.port} ({error.strerror}); it is tried again. "
-                    "Is another graph running? Then give this one other ports, or bridge:=false."
+                    f"{endpoint.name} cannot listen on {host}:{endpoint.port} ({error.strerror or error}); "
+                    f"it is tried again.{remedy}"
                 )
             return False
         self._sockets[endpoint.name] = router
@@ -230,18 +235,26 @@ class SocketThread:
 def _path_behind() -> str:
     """A new path for a socket behind a front, in a folder that this user alone can enter: around the front there is no way.
 
-    Sockets of bridges that were killed are removed from it. Raises OSError where there can be no such folder.
+    Sockets of bridges that were killed are removed from it. Raises OSError where there can be no such folder, and where
+    its path is too long for a socket.
     """
     folder = private_folder()
-    for left in folder.glob("bridge-*"):
+    for left in folder.glob("door-*"):
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            # A bridge that lives but accepts nobody now must not be waited for.
+            probe.setblocking(False)
+            status = left.lstat()
             # A younger one may be about to listen.
-            if (
-                time.time() - left.lstat().st_mtime > _BINDING_S
-                and probe.connect_ex(str(left)) == errno.ECONNREFUSED
-            ):
+            is_old = stat.S_ISSOCK(status.st_mode) and time.time() - status.st_mtime > _BINDING_S
+            if is_old and probe.connect_ex(str(left)) == errno.ECONNREFUSED:
                 left.unlink()
-    return str(folder / f"bridge-{uuid.uuid4().hex[:8]}")
+    path = str(folder / f"door-{uuid.uuid4().hex[:8]}")
+    if len(os.fsencode(path)) > _MAX_PATH:
+        raise OSError(
+            errno.ENAMETOOLONG,
+            f"{path} is longer than the {_MAX_PATH} bytes of a socket's path: set XDG_RUNTIME_DIR to a shorter folder",
+        )
+    return path
 
 
 def _port_of(router: zmq.Socket) -> int:

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _TOKEN_BYTES = 32
+# How Path.home() says that this user has none; the KeyError is Python 3.9's.
+_NO_HOME = (RuntimeError, KeyError)
 # Where Linux lists its TCP connections, and what an IPv4 address begins with there; see proc_pid_net(5). A connection
 # has a row for each end. That of a program that listens for IPv6 too is in the second table, its address IPv4-mapped.
 _CONNECTIONS = (("/proc/net/tcp", ""), ("/proc/net/tcp6", "0000000000000000FFFF0000"))
@@ -48,7 +50,7 @@ def _private_folders() -> Iterator[Path]:
     for base in (os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm"):
         if base and os.access(base, os.W_OK):
             yield Path(base) / f"samm_ros-{os.getuid()}"
-    with contextlib.suppress(RuntimeError):  # This user has no home.
+    with contextlib.suppress(*_NO_HOME):
         yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "samm_ros" / "private"
 
 
@@ -97,7 +99,7 @@ def _token_files() -> Iterator[Path]:
     """Where it may be, the best place first. Not in XDG_RUNTIME_DIR: Slicer's may be another than the graph's."""
     if not hasattr(os, "getuid"):
         return  # No graph runs on Windows.
-    with contextlib.suppress(RuntimeError):  # This user has no home.
+    with contextlib.suppress(*_NO_HOME):
         yield (
             Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "samm_ros" / "token"
         )

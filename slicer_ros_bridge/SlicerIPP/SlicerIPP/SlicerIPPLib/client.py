@@ -32,7 +32,7 @@ from .client_events import (
 )
 from .frames import decode_image
 from .i18n import tr as _
-from .keys import next_event, read_keys, token_for, use_keys
+from .keys import Link, read_keys, token_for, use_keys
 from .mailbox import Mailbox
 from .upload import Upload
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     import zmq
 
 HELLO_AGAIN_S = 0.3
+# A connection that has just been made may not be listed yet.
+OWNER_TOLD_S = 3.0
 
 
 class IppClient:
@@ -68,9 +70,7 @@ class IppClient:
         self._volume_uid = ""
         self._folder: str | None = None
         self._pong: tuple[int, int] | None = None
-        # The file descriptor of the connection that ZeroMQ has made, and whether hello was said on it.
-        self._connection: int | None = None
-        self._has_said_hello = False
+        self._next_hello = 0.0
         self._is_welcome = False
         self._closed = False
         # Why there is no welcome: told once, though hello is said again and again.
@@ -157,6 +157,7 @@ class IppClient:
         monitor = dealer.get_monitor_socket(
             zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         )
+        self._link = Link(monitor)
         try:
             dealer.connect(self._address)
             self._serve(dealer, monitor)
@@ -176,39 +177,39 @@ class IppClient:
         poller = zmq.Poller()
         for each in (dealer, monitor, self._mailbox.fileno()):
             poller.register(each, zmq.POLLIN)
-        made = None
-        heard_at = next_ping = next_hello = time.monotonic()
+        heard_at = next_ping = time.monotonic()
         while not self._closed:
             ready = dict(poller.poll(100))
             now = time.monotonic()
-            while monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
-                event, value = next_event(monitor)
-                if event == zmq.EVENT_CONNECTED:
-                    made = value
-                elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                    self._connection, next_hello = made, now
-                else:
-                    self._connection, self._has_said_hello = None, False
-                    self._lose()
+            self._follow()
             if self._mailbox.fileno() in ready:
                 self._mailbox.empty()
             while self._commands:
                 self._try(self._commands.popleft())
-            if dealer in ready:
+            # Nothing that came on an older connection is left when hello is said.
+            while dealer.getsockopt(zmq.EVENTS) & zmq.POLLIN:
                 heard_at = now
-                while dealer.getsockopt(zmq.EVENTS) & zmq.POLLIN:
-                    frames = dealer.recv_multipart()
-                    # Who was not spoken to has nothing to say: it may be another user's program.
-                    if self._has_said_hello:
-                        self._try(lambda frames=frames: self._receive(frames))
+                self._follow()
+                frames = dealer.recv_multipart()
+                if self._link.has_said_hello:
+                    self._try(lambda frames=frames: self._receive(frames))
             if self._is_welcome and now - heard_at > ipp.TIMEOUT_S:
                 self._lose()
-            if self._connection is not None and not self._is_welcome and now >= next_hello:
-                next_hello = now + HELLO_AGAIN_S
-                self._send_hello(self._connection)
+            connection = self._link.connection
+            if connection is not None and not self._is_welcome and now >= self._next_hello:
+                self._next_hello = now + HELLO_AGAIN_S
+                self._send_hello(connection)
             if self._is_welcome and now >= next_ping:
                 next_ping = now + ipp.HEARTBEAT_S
                 self._send_ping()
+
+    def _follow(self) -> None:
+        """Learn of a connection that was lost or made, also meanwhile: a command or the reader may take long."""
+        for event in self._link.update():
+            if event == self._zmq.EVENT_DISCONNECTED:
+                self._lose()
+            elif event == self._zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._next_hello = 0.0
 
     def _try(self, call: Callable[[], None]) -> None:
         """One bad message or file must not end the thread."""
@@ -301,12 +302,14 @@ class IppClient:
         if self._keys is None:
             try:
                 hello["token"] = token_for(connection, self._address)
-            except ConnectionError:
+            except ConnectionError as error:
+                if time.monotonic() - self._link.since > OWNER_TOLD_S:
+                    self._unwelcome(str(error))
                 return
             except ValueError as error:
                 self._unwelcome(str(error))
                 return
-        self._has_said_hello = True
+        self._link.has_said_hello = True
         self._send_now(ipp.pack(ipp.FROM_SLICER, "hello", **hello))
 
     def _unwelcome(self, why: str) -> None:
@@ -328,8 +331,10 @@ class IppClient:
             self._send_now(frames)
 
     def _send_now(self, frames: list[bytes]) -> None:
-        with contextlib.suppress(self._zmq.Again):
-            self._dealer.send_multipart(frames, self._zmq.DONTWAIT)
+        self._follow()
+        if self._link.has_said_hello:
+            with contextlib.suppress(self._zmq.Again):
+                self._dealer.send_multipart(frames, self._zmq.DONTWAIT)
 
     def _leave(self) -> None:
         if self._is_welcome:

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from samm_core import ipp
 
 from .i18n import tr as _
-from .keys import Keys, next_event, read_keys, token_for, use_keys
+from .keys import Keys, Link, read_keys, token_for, use_keys
 
 if TYPE_CHECKING:
     import zmq
 
 LIMIT_S = 3.0
+HELLO_AGAIN_S = 0.3
+POLL_S = 0.05
 
 
 def diagnose(address: str, keys_folder: str = "") -> str:
@@ -31,7 +33,7 @@ def diagnose(address: str, keys_folder: str = "") -> str:
         return _(
             "What answers at {address} is no slicer_bridge; its port is 8800 unless bridge_port:= says otherwise."
         ).format(address=address)
-    except ValueError as error:
+    except (ConnectionError, ValueError) as error:
         return str(error)
     except zmq.ZMQError as error:
         return _("{address} is no address ({reason}); write it as tcp://HOST:8800.").format(
@@ -48,15 +50,12 @@ def _try(address: str, keys: Keys | None) -> str:
     # Hello is sent on the connection that was looked at, or on none.
     dealer.immediate = 1
     use_keys(dealer, keys)
-    monitor = dealer.get_monitor_socket()
+    link = Link(dealer.get_monitor_socket())
     try:
         dealer.connect(address)
-        answer, seen = _ask(
-            dealer, monitor, lambda connection: "" if keys else token_for(connection, address)
-        )
+        answer, seen = _ask(dealer, link, lambda connection: "" if keys else token_for(connection, address))
         if answer is not None:
-            with contextlib.suppress(zmq.Again):
-                dealer.send_multipart(ipp.pack(ipp.FROM_SLICER, "bye"), zmq.DONTWAIT)
+            _send(dealer, link, ipp.pack(ipp.FROM_SLICER, "bye"))
     finally:
         dealer.disable_monitor()
         context.destroy(linger=0)
@@ -72,39 +71,53 @@ def _try(address: str, keys: Keys | None) -> str:
 
 
 def _ask(
-    dealer: zmq.Socket, monitor: zmq.Socket, token_of: Callable[[int], str]
+    dealer: zmq.Socket, link: Link, token_of: Callable[[int], str]
 ) -> tuple[ipp.Message | None, set[int]]:
-    """Say hello once connected: the bridge's answer, if one comes in time, and the numbers of the socket's events.
+    """Say hello once connected, and again: the bridge's answer, if one comes in time, and the socket's events.
 
-    token_of: as token_for, of a connection.
+    token_of: as token_for, of a connection; its ConnectionError is raised if it lasts.
     """
     import zmq
 
-    poller = zmq.Poller()
-    poller.register(dealer, zmq.POLLIN)
-    poller.register(monitor, zmq.POLLIN)
     hello = {
         "version": ipp.VERSION,
         "client": f"test-{os.getpid()}-{time.monotonic_ns()}",
         "software": "Slicer-IPP",
     }
     seen: set[int] = set()
-    made = -1
-    deadline = time.monotonic() + LIMIT_S
-    while (left := deadline - time.monotonic()) > 0:
-        ready = dict(poller.poll(left * 1000))
-        if monitor in ready:
-            event, value = next_event(monitor)
-            seen.add(event)
-            if event == zmq.EVENT_CONNECTED:
-                made = value
-            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                with contextlib.suppress(ConnectionError, zmq.Again):
-                    frames = ipp.pack(ipp.FROM_SLICER, "hello", **hello, token=token_of(made))
-                    dealer.send_multipart(frames, zmq.DONTWAIT)
-        if dealer in ready:
-            return ipp.unpack(ipp.FROM_BRIDGE, dealer.recv_multipart()), seen
+    untold: ConnectionError | None = None
+    next_hello = now = time.monotonic()
+    deadline = now + LIMIT_S
+    while now < deadline:
+        dealer.poll(1000 * min(deadline - now, POLL_S))
+        seen.update(link.update())
+        while dealer.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            frames = dealer.recv_multipart()
+            if link.has_said_hello:
+                return ipp.unpack(ipp.FROM_BRIDGE, frames), seen
+        now = time.monotonic()
+        if link.connection is not None and now >= next_hello:
+            next_hello = now + HELLO_AGAIN_S
+            try:
+                token = token_of(link.connection)
+            except ConnectionError as error:
+                untold = error
+                continue
+            untold = None
+            link.has_said_hello = True
+            _send(dealer, link, ipp.pack(ipp.FROM_SLICER, "hello", **hello, token=token))
+    if untold and link.connection is not None:
+        raise untold
     return None, seen
+
+
+def _send(dealer: zmq.Socket, link: Link, frames: list[bytes]) -> None:
+    import zmq
+
+    link.update()
+    if link.has_said_hello:
+        with contextlib.suppress(zmq.Again):
+            dealer.send_multipart(frames, zmq.DONTWAIT)
 
 
 def _why_silent(address: str, seen: set[int]) -> str:

@@ -11,6 +11,7 @@ import ipaddress
 import os
 import socket
 import struct
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,10 +60,38 @@ def use_keys(dealer: zmq.Socket, keys: Keys | None) -> None:
         )
 
 
-def next_event(monitor: zmq.Socket) -> tuple[int, int]:
-    """The number and the value of a socket's next event. The value of EVENT_CONNECTED is a file descriptor."""
-    number, value = struct.unpack("=Hi", monitor.recv_multipart()[0])
-    return number, value
+class Link:
+    """The connection that a socket has by now. ZeroMQ reconnects unasked, and who answers may be another program then.
+
+    Who was not spoken to has nothing to say: before each message that comes or goes, update() is called and
+    has_said_hello looked at.
+
+    connection: file descriptor, once its handshake has succeeded; else None. since: when that was, in seconds of
+    time.monotonic(). has_said_hello: on this connection; set by the owner.
+    """
+
+    def __init__(self, monitor: zmq.Socket) -> None:
+        self.connection: int | None = None
+        self.since = 0.0
+        self.has_said_hello = False
+        self._monitor = monitor
+        self._made: int | None = None
+
+    def update(self) -> list[int]:
+        """Take in all that has happened: the numbers of ZeroMQ's events since the last call."""
+        import zmq
+
+        events = []
+        while self._monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            event, value = struct.unpack("=Hi", self._monitor.recv_multipart()[0])
+            if event == zmq.EVENT_CONNECTED:
+                self._made = value
+            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self.connection, self.since = self._made, time.monotonic()
+            elif event == zmq.EVENT_DISCONNECTED:
+                self.connection, self.has_said_hello = None, False
+            events.append(event)
+        return events
 
 
 def token_for(connection: int, address: str) -> str:
@@ -72,23 +101,27 @@ def token_for(connection: int, address: str) -> str:
     another program may have begun to listen at the address just before ZeroMQ connected. address: for the sentence.
 
     Raises ValueError with a sentence for another user's program, to which nothing at all may be sent, and
-    ConnectionError where the connection is gone, or it cannot be told whose program is there.
+    ConnectionError with one where it cannot be told whose program is there, maybe because the connection is gone.
     """
     if not tells_owners():
         return ""
+    untold = _(
+        "This computer does not tell whose program listens at {address}, so nothing is sent to it; connect with keys "
+        "(./samm keys makes them)."
+    ).format(address=address)
     try:
         # ZeroMQ closes it when it likes, and the number may be another file's by now.
         with socket.fromfd(connection, socket.AF_INET, socket.SOCK_STREAM) as ours:
             if ours.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) != socket.AF_INET:
-                raise ConnectionError
+                raise ConnectionError(untold)
             local, remote = ours.getsockname(), ours.getpeername()
     except OSError as error:
-        raise ConnectionError from error
+        raise ConnectionError(untold) from error
     if not ipaddress.IPv4Address(remote[0]).is_loopback:
         return ""
     owner = owner_of_connection(local, remote)
     if owner is None:
-        raise ConnectionError
+        raise ConnectionError(untold)
     if owner != os.getuid():
         raise ValueError(
             _(

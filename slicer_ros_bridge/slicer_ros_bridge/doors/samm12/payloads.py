@@ -3,7 +3,7 @@
 """What SAMM 1.2 sends in JSON: read, and refused where it is malformed. Pure functions; they run on the front's thread.
 
 Pictures and masks are base64 of their bytes, row-major; pybase64 reads 1 MB of it some milliseconds sooner than the
-standard library. A refusal is an HTTP status and a JSON object with `error`.
+standard library, which takes its place where it is missing. A refusal is an HTTP status and a JSON object with `error`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pybase64
 
 from samm_core.errors import SammError
 from samm_core.geometry import Plane
@@ -24,6 +23,12 @@ from samm_core.sources.picture import picture_volume
 from samm_core.sources.window import Window
 
 from ...graph_actions import ModelState
+
+try:
+    from pybase64 import b64decode, b64encode
+except ImportError:
+    # package.xml does not name it: rosdep had no key for it.
+    from base64 import b64decode, b64encode
 
 # The extension has windowed its pictures already.
 WINDOW = Window(0, 255)
@@ -121,7 +126,7 @@ class MaskText:
 
     def __str__(self) -> str:
         pixels = np.unpackbits(self._bits, count=math.prod(self.shape))
-        return pybase64.b64encode_as_string(pixels)
+        return b64encode(pixels).decode()
 
     def fields(self) -> dict[str, Any]:
         """As replies have it; its `data` is a MaskText until the reply is written."""
@@ -292,7 +297,7 @@ def _bytes(fields: Fields, shape: tuple[int, ...]) -> np.ndarray:
         actual = len(encoded) * 3 // 4
         raise Refused(400, f"{shape} takes {expected} bytes of data.", expected=expected, actual=actual)
     try:
-        data = pybase64.b64decode(encoded, validate=True)
+        data = b64decode(encoded, validate=True)
     except ValueError as error:
         raise Refused(400, f"`data` is no base64: {error}.") from None
     if len(data) != expected:

@@ -6,7 +6,7 @@ In:   image (sensor_msgs/Image), image/compressed (CompressedImage), track_promp
 Out:  tracks (Tracks), label_image, stream_overlay (sensor_msgs/Image), stream_overlay/compressed (CompressedImage),
       task_events; where ROS has vision_msgs, detections (Detection2DArray), label_info (LabelInfo, latched)
 Services: edit_tracks
-Parameters: region, flip_x, flip_y, deinterlace, window_lower, window_upper, trace; stale_after, which can be set while it runs
+Parameters: region, flip_x, flip_y, deinterlace, image_lower, image_upper, trace; stale_after, which can be set while it runs
 """
 
 from __future__ import annotations

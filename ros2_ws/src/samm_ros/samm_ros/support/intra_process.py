@@ -58,7 +58,8 @@ class ValueSubscription(DirectSubscription):
     ) -> None:
         self._on_value, self._read, self._on_damaged = callback, read, on_damaged
         self._one_at_a_time = threading.RLock()
-        # Until it is known to publishers of this process, it takes their messages from the topic.
+        # Until it is known to publishers of this process, it takes their messages from the topic. What is on its way at
+        # that moment may be lost, as anything on these topics may: SND_INF sends a request again.
         self._is_known = False
         self._context = node.context
         self._closed_to_values = False

@@ -29,9 +29,9 @@ def stream_view(node: Node) -> StreamView:
     deinterlace = parameters.declare(node, "deinterlace", False, "Make whole images of interlaced fields.")
     limits = (0.0, 65535.0)
     lower = parameters.declare_number(
-        node, "window_lower", 0.0, "Of 16 bits: shown black; equal to window_upper: chosen.", limits
+        node, "image_lower", 0.0, "Of 16 bits: shown black; equal to image_upper: chosen.", limits
     )
-    upper = parameters.declare_number(node, "window_upper", 0.0, "Of 16 bits: shown white.", limits)
+    upper = parameters.declare_number(node, "image_upper", 0.0, "Of 16 bits: shown white.", limits)
     window = None if lower == upper else Window(lower, upper)
     return StreamView(parse_region(region), flip_x, flip_y, deinterlace, window)
 
