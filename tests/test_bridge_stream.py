@@ -90,14 +90,16 @@ def repeat(
 
 
 class Streamer:
-    """The graph's side of a stream, as the node `track` publishes it, without a model; and the camera."""
+    """The graph's side of a stream, as the node `track` publishes it, without a model; and the camera.
+
+    It does not wait for a subscriber: meanwhile a client would be silent, and the bridge forgets a silent one.
+    """
 
     def __init__(self, peer: Peer, kind: type = Image) -> None:
-        self._peer = peer
         topic = topics.IMAGE if kind is Image else topics.COMPRESSED_IMAGE
-        self._images = peer.publisher(kind, topic, SENT)
-        self._labels = peer.publisher(Image, topics.LABEL_IMAGE, topics.OF_A_STREAM)
-        self._tracks = peer.publisher(Tracks, topics.TRACKS, topics.OF_A_STREAM)
+        self._images = peer.node.create_publisher(kind, topic, SENT)
+        self._labels = peer.node.create_publisher(Image, topics.LABEL_IMAGE, topics.OF_A_STREAM)
+        self._tracks = peer.node.create_publisher(Tracks, topics.TRACKS, topics.OF_A_STREAM)
 
     def send(self, number: int, image: Image | CompressedImage, labels: np.ndarray, **changes: Any) -> None:
         stamped = header(T0 + number)

@@ -37,7 +37,7 @@ from samm_ros import conversions, topics
 from samm_ros.support.images import image_to_msg
 from samm_ros.support.unread import publisher_of, unread_prompt
 
-pytestmark = [pytest.mark.xdist_group("graph"), pytest.mark.timeout(200)]
+pytestmark = pytest.mark.timeout(200)
 
 PROMPT = pixel_box(Plane.AXIAL, 3, 5, 5, 20, 20)
 

@@ -24,8 +24,6 @@ from samm_core.sources.volume import read_here
 from samm_ros import topics
 from samm_ros.support.images import image_to_msg
 
-pytestmark = pytest.mark.xdist_group("graph")
-
 PIXEL_MM = 0.5
 SHAPE = (40, 60)
 PERIOD_NS = 33_000_000
