@@ -35,6 +35,7 @@ from samm_ros import conversions, topics
 from samm_ros.support.goals import Goal
 from samm_ros.support.images import image_to_msg
 from samm_ros.support.publishing import NumberedPublisher, stamped
+from samm_ros.support.services import RestartedServer
 
 from . import undo
 from .graph_actions import (
@@ -91,7 +92,7 @@ class NodeGraph:
             node, msg.TaskEvent, topics.TASK_EVENTS, topics.EVENTS, conversions.event_to_msg
         )
         self._calls = ServiceCalls(node, post)
-        self._load = node.create_client(LoadVolume, topics.LOAD_VOLUME)
+        self._load = RestartedServer(node, node.create_client(LoadVolume, topics.LOAD_VOLUME))
         self._select = node.create_client(SelectModel, topics.SELECT_MODEL)
         self._edit = node.create_client(EditSegments, topics.EDIT_SEGMENTS)
         self._undo = node.create_client(UndoChange, topics.UNDO)
@@ -157,7 +158,14 @@ class NodeGraph:
         request = LoadVolume.Request(path=str(path))
         if window:
             request.window_lower, request.window_upper = window.lower, window.upper
-        self._calls.call(self._load, request, lambda r: conversions.volume_from_msg(r.volume), done)
+        # A Slicer sends its volume as soon as it hears that a server that was restarted lacks it.
+        self._calls.call(
+            self._load.client,
+            request,
+            lambda r: conversions.volume_from_msg(r.volume),
+            done,
+            self._load.is_ready,
+        )
 
     def select_model(self, name: str, done: Done[ModelState]) -> None:
         self._calls.call(self._select, SelectModel.Request(name=name), lambda r: _model(r.model), done)
@@ -291,6 +299,7 @@ class NodeGraph:
         self._tasks.on_applied(ended_tasks)
 
     def _on_volumes(self, server: str, volumes: list[LoadedVolume]) -> None:
+        self._load.heard(is_new=server != self.server)
         if self.server not in ("", server):
             self._tasks.server_restarted()
         self.server = server

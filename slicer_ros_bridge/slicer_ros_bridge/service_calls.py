@@ -29,6 +29,7 @@ class _Unsent:
 
     due_at: float
     client: Client
+    is_ready: Callable[[], bool]
     send: Callable[[], None]
     done: Done[Any]
 
@@ -48,8 +49,20 @@ class ServiceCalls:
         self._unsent: list[_Unsent] = []
         node.create_timer(ALIVE_CHECK_S, self._look_after_calls)
 
-    def call(self, client: Client, request: Any, convert: Callable[[Any], Any], done: Done[Any]) -> None:
-        """Send `request`. done gets what `convert` makes of a response whose `success` is true, else its `message`."""
+    def call(
+        self,
+        client: Client,
+        request: Any,
+        convert: Callable[[Any], Any],
+        done: Done[Any],
+        is_ready: Callable[[], bool] | None = None,
+    ) -> None:
+        """Send `request`, once its service is there.
+
+        done: gets what `convert` makes of a response whose `success` is true, else its `message`. is_ready: whether it is;
+        None: as the client says.
+        """
+        is_ready = is_ready or client.service_is_ready
 
         def send() -> None:
             future = client.call_async(request)
@@ -57,11 +70,11 @@ class ServiceCalls:
                 self._sent[future] = client, done
             future.add_done_callback(lambda future: self._answered(future, convert, done))
 
-        if client.service_is_ready():
+        if is_ready():
             send()
             return
         with self._lock:
-            self._unsent.append(_Unsent(time.monotonic() + AWAY_AFTER_S, client, send, done))
+            self._unsent.append(_Unsent(time.monotonic() + AWAY_AFTER_S, client, is_ready, send, done))
 
     def _answered(self, future: Future, convert: Callable[[Any], Any], done: Done[Any]) -> None:
         if not self._end(future):
@@ -86,7 +99,7 @@ class ServiceCalls:
             sent = list(self._sent.items())
             unsent, self._unsent = self._unsent, []
         for entry in unsent:
-            if entry.client.service_is_ready():
+            if entry.is_ready():
                 entry.send()
             elif now >= entry.due_at:
                 self._tell(entry.done, None, is_away(entry.client.srv_name))

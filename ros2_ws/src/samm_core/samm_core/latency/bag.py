@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,7 +63,11 @@ class Recorded:
 
 
 class BagWriter:
-    """Writes a new bag; a context manager. flush() often: what is flushed is readable whatever happens to the process."""
+    """Writes a new bag; a context manager. Thread-safe but for add(), discard() and close().
+
+    flush() often: what is flushed is readable whatever happens to the process. sync() now and then: what is synced is
+    readable whatever happens to the computer, but it may take seconds.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Raises BagError when the folder is there already or cannot be made."""
@@ -80,7 +85,8 @@ class BagWriter:
         self._schemas: dict[str, int] = {}
         self._counts: Counter[str] = Counter()
         self._first_ns = self._last_ns = 0
-        self._failed = False
+        self._failed: BagError | None = None
+        self._one_at_a_time = threading.Lock()
         try:
             with self._writing():
                 self._stream = (folder / self._name).open("wb")
@@ -121,16 +127,20 @@ class BagWriter:
         log_ns: ROS time of its arrival. Raises BagError, as flush and close do, when the disk takes no more.
         """
         _, channel = self._topics[name]
-        with self._writing():
-            self._writer.add_message(channel, log_ns, data, log_ns, self._counts[name])
-        self._counts[name] += 1
-        self._first_ns = self._first_ns or log_ns
-        self._last_ns = max(self._last_ns, log_ns)
+        with self._one_at_a_time:
+            with self._writing():
+                self._writer.add_message(channel, log_ns, data, log_ns, self._counts[name])
+            self._counts[name] += 1
+            self._first_ns = min(self._first_ns or log_ns, log_ns)
+            self._last_ns = max(self._last_ns, log_ns)
 
     def flush(self) -> None:
-        with self._writing():
+        with self._one_at_a_time, self._writing():
             self._writer.flush()
             self._stream.flush()
+
+    def sync(self) -> None:
+        with self._writing():
             os.fsync(self._stream.fileno())
 
     def close(self) -> None:
@@ -148,20 +158,22 @@ class BagWriter:
 
     def discard(self) -> None:
         """Leave nothing: the recording is of something that failed."""
-        self._failed = True
+        self._failed = self._failed or BagError(f"The recording in {self.folder} was given up.")
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
+        if self._failed:
+            raise self._failed
         try:
             yield
         except OSError as error:
-            self._failed = True
-            raise BagError(
+            self._failed = BagError(
                 f"The recording in {self.folder} ended, as it cannot be written any more ({error.strerror}); "
                 "make room, or give another place."
-            ) from None
+            )
+            raise self._failed from None
 
     def _write_metadata(self) -> None:
         total = sum(self._counts.values())

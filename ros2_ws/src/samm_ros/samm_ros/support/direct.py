@@ -88,6 +88,11 @@ class DirectSubscription:
         self._node.destroy_subscription(self._subscription)
         self._wake.destroy_when_not_in_use()
 
+    @property
+    def publishers(self) -> int:
+        """How many have been discovered."""
+        return self._subscription.get_publisher_count()
+
     def _wake_up(self) -> None:
         with contextlib.suppress(rclpy_implementation.InvalidHandle, rclpy_implementation.RCLError):
             self._wake.trigger_guard_condition()

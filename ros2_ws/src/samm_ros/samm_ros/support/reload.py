@@ -22,6 +22,7 @@ from samm_core.errors import VolumeError
 from samm_core.sources.volume import LoadedVolume
 
 from .. import conversions, topics
+from .services import RestartedServer
 
 # Longer than a volume may take to be read. A server that died is known by its mark: nobody waits for its answer.
 REQUEST_AGAIN_S = 150.0
@@ -55,8 +56,8 @@ class VolumeReloader:
         self._lost: list[LoadedVolume] = []
         self._requested: LoadedVolume | None = None
         self._requested_at = 0.0
-        self._client = node.create_client(LoadVolume, topics.LOAD_VOLUME)
-        self._picture_client = node.create_client(LoadPicture, topics.LOAD_PICTURE)
+        self._load_volume = RestartedServer(node, node.create_client(LoadVolume, topics.LOAD_VOLUME))
+        self._load_picture = RestartedServer(node, node.create_client(LoadPicture, topics.LOAD_PICTURE))
         node.create_subscription(VolumeList, topics.VOLUMES, self._on_volumes, topics.LATCHED)
 
     @property
@@ -69,8 +70,8 @@ class VolumeReloader:
         if not self._lost:
             return
         lost, server = self._lost[0], self._server
-        client = self._client if lost.uri else self._picture_client
-        if not client.service_is_ready():
+        service = self._load_volume if lost.uri else self._load_picture
+        if not service.is_ready():
             return
         if self._requested is lost and time.monotonic() - self._requested_at < REQUEST_AGAIN_S:
             return
@@ -82,7 +83,9 @@ class VolumeReloader:
             picture = self._picture_of(lost.uid) or Image()
             request = LoadPicture.Request(picture=picture, name=lost.name, **window)
         self._requested, self._requested_at = lost, time.monotonic()
-        client.call_async(request).add_done_callback(lambda future: self._on_answer(future, lost, server))
+        service.client.call_async(request).add_done_callback(
+            lambda future: self._on_answer(future, lost, server)
+        )
 
     def _on_volumes(self, message: VolumeList) -> None:
         try:
@@ -91,6 +94,8 @@ class VolumeReloader:
             self._on_problem(str(error))
             return
         self._why_none = message.error
+        for service in (self._load_volume, self._load_picture):
+            service.heard(is_new=message.server != self._server)
         if message.server != self._server:
             self._server, self._requested = message.server, None
             self._lost = self._lost_by_restart()

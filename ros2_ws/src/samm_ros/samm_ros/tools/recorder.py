@@ -7,7 +7,9 @@ In: the topics of RECORDED, as bytes: nothing is decoded.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import threading
 import time
 from pathlib import Path
 
@@ -15,19 +17,23 @@ from ament_index_python.packages import get_package_share_directory
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.subscription import Subscription
 from samm_msgs import msg
 
+from samm_core.errors import BagError
 from samm_core.latency.bag import BagWriter, Topic
 from samm_core.latency.definitions import definition_of
 from samm_core.latency.events import Task
 
 from .. import topics
+from ..support.direct import BytesSubscription, close_all
 
 FLUSH_S = 0.1
+_SYNC_S = 1.0
 # The graph's own readers want the newest alone, a recording wants all: on a busy machine it reads seconds late, and a
 # client may publish a thousand prompts per second.
 _DEPTH = 10_000
+# It takes what has come since, all at once: rclpy's executor takes half a millisecond for each message.
+_APART_S = 0.02
 
 # Not the overlay: recordings hold no pixels.
 RECORDED = {
@@ -47,12 +53,15 @@ RECORDED = {
 
 
 class Recorder(Node):
-    """Writes what it hears, and flushes it to the disk four times a second."""
+    """Writes what it hears, each topic on a thread of its own, and flushes it every FLUSH_S.
+
+    Where it cannot be written any more, its executor gets a BagError.
+    """
 
     def __init__(self, writer: BagWriter, **node_arguments: object) -> None:
         super().__init__("recorder", **node_arguments)
         self._writer = writer
-        self._subscriptions_of: dict[str, Subscription] = {}
+        self._subscriptions_of: dict[str, BytesSubscription] = {}
         for name, (kind, qos) in RECORDED.items():
             topic = self.resolve_topic_name(name)
             type_name, definition = definition_here(kind)
@@ -63,23 +72,41 @@ class Recorder(Node):
                 history=HistoryPolicy.KEEP_LAST,
                 depth=_DEPTH,
             )
-            self._subscriptions_of[name] = self.create_subscription(
-                kind, name, functools.partial(self._write, topic), deep, raw=True
-            )
+            write = functools.partial(self._write, topic)
+            self._subscriptions_of[name] = BytesSubscription(self, kind, name, write, deep, apart_s=_APART_S)
         # ROS time may stand still, or not run at all.
         self.create_timer(FLUSH_S, writer.flush, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._ended = threading.Event()
+        # Nothing waits for the disk.
+        self._syncing = threading.Thread(target=self._sync, name="sync", daemon=True)
+        self._syncing.start()
+
+    def destroy_node(self) -> None:
+        for name, subscription in self._subscriptions_of.items():
+            self._write(self.resolve_topic_name(name), subscription)
+        close_all(self)
+        self._ended.set()
+        self._syncing.join()
+        super().destroy_node()
 
     def hears_graph(self) -> bool:
         """Whether every task's events and every node's topics reach it by now: discovery takes a moment."""
-        tasks = self._subscriptions_of[topics.TASK_EVENTS].get_publisher_count()
+        tasks = self._subscriptions_of[topics.TASK_EVENTS].publishers
         return tasks >= len(Task) and all(
-            subscription.get_publisher_count() >= max(1, self.count_publishers(name))
+            subscription.publishers >= max(1, self.count_publishers(name))
             for name, subscription in self._subscriptions_of.items()
             if name != topics.PROMPTS
         )
 
-    def _write(self, topic: str, data: bytes) -> None:
-        self._writer.write(topic, data, time.time_ns())
+    def _write(self, topic: str, subscription: BytesSubscription) -> None:
+        with contextlib.suppress(BagError):  # the next flush tells
+            for data, came_ns in subscription.take_all():
+                self._writer.write(topic, data, time.time_ns() - (time.monotonic_ns() - came_ns))
+
+    def _sync(self) -> None:
+        with contextlib.suppress(BagError):  # likewise
+            while not self._ended.wait(_SYNC_S):
+                self._writer.sync()
 
 
 def definition_here(kind: type) -> tuple[str, str]:

@@ -61,10 +61,12 @@ def read_script(path: Path) -> Script:
     loaded_last = ""
     prompts: list[tuple[int, Prompt]] = []
     requests: list[tuple[int, Prompt]] = []
-    sent: set[tuple[str, int]] = set()
+    # A prompt's request may have been written before the prompt.
+    sent: dict[type, set[tuple[str, int]]] = {Prompt: set(), SliceRequest: set()}
     read = functools.cache(functools.partial(_error, path))
     try:
-        for recorded in BagReader(path).messages(*_READ):
+        # Topics are written side by side.
+        for recorded in sorted(BagReader(path).messages(*_READ), key=lambda each: each.log_ns):
             name = recorded.topic.rpartition("/")[2]
             if name in (topics.VOLUME_INFO, topics.VOLUMES):
                 # What it takes from VolumeInfo has been the same in all releases.
@@ -80,13 +82,14 @@ def read_script(path: Path) -> Script:
             message = deserialize_message(recorded.data, kind)
             message.image.source = message.image.source or loaded_last
             key = message.client_id, message.cycle
+            # Sent again, it is the same prompt.
+            if message.cycle and key in sent[kind]:
+                continue
+            sent[kind].add(key)
             if kind is Prompt:
-                if not message.cycle or key not in sent:
-                    prompts.append((recorded.log_ns, message))
-            elif key not in sent:
-                # Sent again, it is the same prompt.
+                prompts.append((recorded.log_ns, message))
+            else:
                 requests.append((recorded.log_ns, _prompt_of(message)))
-            sent.add(key)
     except (RuntimeError, ValueError, AttributeError) as error:
         raise BagError(f"{path} holds messages of another release ({error}); record it anew.") from None
     chosen = prompts or requests
