@@ -22,7 +22,7 @@ from ament_index_python.packages import get_package_share_directory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rclpy.serialization import serialize_message
-from samm_msgs.msg import Prompt, SliceMask, Tracks, VolumeInfo
+from samm_msgs.msg import Prompt, SliceMask, SliceRequest, Tracks, VolumeInfo, VolumeList
 from samm_msgs.msg import TaskEvent as TaskEventMsg
 
 from samm_core.errors import BagError
@@ -34,8 +34,10 @@ from samm_core.latency.events import Completion, Outcome, Task, TaskEvent
 from samm_core.latency.session import read_session
 from samm_core.prompts import pixel_box
 from samm_core.sources.base import ImageId, SliceKey
-from samm_ros import cli, conversions
+from samm_ros import cli, conversions, topics
 from samm_ros.client import GraphClient
+from samm_ros.tools.recorder import definition_here
+from samm_ros.tools.replayer import read_script
 
 TOPIC = "/ns/task_events"
 TYPE = "samm_msgs/msg/TaskEvent"
@@ -565,6 +567,29 @@ def test_a_replayed_session_gives_the_same_masks(shared_graph: str, tmp_path: Pa
     assert _masks(again)[-len(shifts) :] == _masks(bag)[-len(shifts) :]
     assert len(set(_masks(bag)[-len(shifts) :])) == 3
     assert len(_applied(again)) >= len(shifts)
+
+
+def test_a_script_is_in_order_of_time_whatever_was_written_first(tmp_path: Path) -> None:
+    """Topics are recorded side by side: a request may be written before its prompt, and both before their volume."""
+    kinds = {topics.VOLUMES: VolumeList, topics.PROMPTS: Prompt, topics.SLICE_REQUESTS: SliceRequest}
+    with BagWriter(tmp_path / "bag") as writer:
+        for name, kind in kinds.items():
+            writer.add(Topic(f"/{name}", *definition_here(kind), ""))
+
+        def write(name: str, message: object, at_ms: int) -> None:
+            writer.write(f"/{name}", serialize_message(message), 10**18 + at_ms * 10**6)
+
+        for cycle in (1, 2, 1):
+            write(topics.SLICE_REQUESTS, SliceRequest(client_id="a", cycle=cycle), 10 * cycle)
+            write(topics.PROMPTS, Prompt(client_id="a", cycle=cycle), 10 * cycle + 1)
+        write(topics.VOLUMES, VolumeList(volumes=[VolumeInfo(uid="before", uri="/before.nii")]), 0)
+        write(topics.VOLUMES, VolumeList(volumes=[VolumeInfo(uid="after", uri="/after.nii")]), 15)
+    script = read_script(tmp_path / "bag")
+    assert [(prompt.cycle, prompt.image.source) for _, prompt in script.prompts] == [
+        (1, "before"),
+        (2, "after"),
+    ]
+    assert [volume.uid for volume in script.volumes] == ["before", "after"]
 
 
 def _masks(bag: Path) -> list[bytes]:

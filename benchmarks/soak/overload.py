@@ -34,6 +34,7 @@ _ENOUGH = 0.9
 _SETTLED_S = 120.0
 # A prompt may get lost before SND_INF has it, and is published again then, as clients do.
 _AGAIN_S = 1.0
+_TRACE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,13 @@ def _in_step(run: Run, graph: Graph) -> _Times:
             sent.append(graph.pointer.send(spot.moved(number / 60), f"client {client}"))
         _wait_for(graph, sent)
         newest |= {message.cycle for message in sent}
-    return _Times([c.total_ms for c in _cycles(graph, first) if c.cycle in newest], len(newest))
+    # The trace comes a moment after what it tells of.
+    deadline = time.monotonic() + _TRACE_S
+    while len(ms := [c.total_ms for c in _cycles(graph, first) if c.cycle in newest]) < len(newest):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    return _Times(ms, len(newest))
 
 
 def _wait_for(graph: Graph, newest: Sequence[Prompt]) -> None:
