@@ -73,14 +73,23 @@ def recorder(graph: Graph, bag: Path) -> Iterator[subprocess.Popen]:
 
 def _kill(graph: Graph, bag: Path) -> float:
     with recorder(graph, bag) as process:
-        began_ns = time.monotonic_ns()
+        deadline = time.monotonic() + _START_S
+        # Until then, DDS has not discovered who prompts.
+        while not _recorded_ns(graph, bag):
+            if time.monotonic() > deadline:
+                raise LaunchError(f"samm record heard no prompt within {_START_S:g} s.")
+            time.sleep(0.05)
         time.sleep(random.uniform(0.5, 1.5))
         killed_ns = time.monotonic_ns()
         process.kill()
+    return (killed_ns - _recorded_ns(graph, bag)) / 1e6
+
+
+def _recorded_ns(graph: Graph, bag: Path) -> int:
+    """When the newest prompt that the bag has was sent, ns of CLOCK_MONOTONIC; 0: it has none."""
     sent_ns = graph.pointer.sent_ns
     recorded = (each.message.cycle for each in BagReader(bag).messages("prompts"))
-    newest_ns = max((sent_ns[cycle] for cycle in recorded if cycle in sent_ns), default=began_ns)
-    return (killed_ns - newest_ns) / 1e6
+    return max((sent_ns[cycle] for cycle in recorded if cycle in sent_ns), default=0)
 
 
 @contextlib.contextmanager
