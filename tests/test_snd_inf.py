@@ -54,7 +54,16 @@ class World:
         self._model = create(ModelInfo, topics.MODEL_INFO, topics.LATCHED)
         self._status = create(SegmentationStatus, topics.SEGMENTATION_STATUS, topics.LATCHED)
         self._prompts = create(Prompt, topics.PROMPTS, topics.NEWEST)
-        peer.node.create_service(LoadVolume, topics.LOAD_VOLUME, self._on_load)
+        self._server, self._service = "", None
+
+    def tell_volumes(self, server: str, **fields: object) -> None:
+        """What a server says. Another one than before has a service of its own."""
+        if server != self._server:
+            if self._service:
+                self.peer.node.destroy_service(self._service)
+            self._service = self.peer.node.create_service(LoadVolume, topics.LOAD_VOLUME, self._on_load)
+            self._server = server
+        self._volumes.publish(VolumeList(server=server, **fields))
 
     def _on_load(self, request: LoadVolume.Request, response: LoadVolume.Response) -> LoadVolume.Response:
         self.loads.append(request)
@@ -62,7 +71,7 @@ class World:
 
     def show(self, uid: str, upper: float = 1.0, server: str = "one", **fields: object) -> None:
         """A server has this volume, and no other."""
-        self._volumes.publish(VolumeList(server=server, volumes=[self.info(uid, upper, **fields)]))
+        self.tell_volumes(server, volumes=[self.info(uid, upper, **fields)])
 
     @staticmethod
     def info(uid: str, upper: float = 1.0, **fields: object) -> VolumeInfo:
@@ -72,7 +81,7 @@ class World:
         return info
 
     def say_none(self, error: str = "", server: str = "one") -> None:
-        self._volumes.publish(VolumeList(server=server, error=error))
+        self.tell_volumes(server, error=error)
 
     def say_model(self, name: str, error: str = "") -> None:
         self._model.publish(ModelInfo(name=name, error=error))
@@ -208,13 +217,13 @@ def test_all_volumes_that_clients_loaded_come_back_and_the_one_loaded_last_is_lo
 ) -> None:
     with world(namespace) as at:
         loaded = [at.info("last"), at.info("first")]
-        at._volumes.publish(VolumeList(server="one", volumes=loaded))
+        at.tell_volumes("one", volumes=loaded)
         at.request("a", "last")
         at.request("b", "first", "first")
         at.say_none(server="two")
         at.peer.wait_until(lambda: len(at.loads) == 2, "two calls of load_volume")
         assert [request.path for request in at.loads] == ["/first.nii", "/last.nii"]
-        at._volumes.publish(VolumeList(server="two", volumes=loaded))
+        at.tell_volumes("two", volumes=loaded)
         at.request("c", "first", "first")
 
 

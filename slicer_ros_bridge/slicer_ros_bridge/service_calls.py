@@ -15,6 +15,7 @@ from rclpy.node import Node
 from rclpy.task import Future
 
 from samm_core.errors import SammError
+from samm_ros.support.watch import Watch
 
 from .graph_actions import Done, Post
 
@@ -37,8 +38,9 @@ class _Unsent:
 class ServiceCalls:
     """call() may be called from any thread; each `done` is posted.
 
-    The executor's thread takes the answers and looks after the calls. `_lock` guards the two collections that it shares
-    with the callers, and is never held while a `done`, or anything of rclpy, is called.
+    The executor's thread takes the answers, and one of its own looks after the calls, while there are any. `_lock` guards
+    the two collections that these share with the callers, and is never held while a `done`, or anything of rclpy, is
+    called.
     """
 
     def __init__(self, node: Node, post: Post) -> None:
@@ -47,7 +49,7 @@ class ServiceCalls:
         # Calls that a service has yet to answer; one that died never does.
         self._sent: dict[Future, tuple[Client, Done[Any]]] = {}
         self._unsent: list[_Unsent] = []
-        node.create_timer(ALIVE_CHECK_S, self._look_after_calls)
+        self._watch = Watch("service calls", ALIVE_CHECK_S, self._look_after_calls)
 
     def call(
         self,
@@ -72,9 +74,10 @@ class ServiceCalls:
 
         if is_ready():
             send()
-            return
-        with self._lock:
-            self._unsent.append(_Unsent(time.monotonic() + AWAY_AFTER_S, client, is_ready, send, done))
+        else:
+            with self._lock:
+                self._unsent.append(_Unsent(time.monotonic() + AWAY_AFTER_S, client, is_ready, send, done))
+        self._watch.begin()
 
     def _answered(self, future: Future, convert: Callable[[Any], Any], done: Done[Any]) -> None:
         if not self._end(future):
@@ -92,8 +95,8 @@ class ServiceCalls:
         with self._lock:
             return self._sent.pop(future, None) is not None
 
-    def _look_after_calls(self) -> None:
-        """Send what waits for its service, and give up on services that are away or died."""
+    def _look_after_calls(self) -> bool:
+        """Send what waits for its service, and give up on services that are away or died. Whether calls are left."""
         now = time.monotonic()
         with self._lock:
             sent = list(self._sent.items())
@@ -109,6 +112,8 @@ class ServiceCalls:
         for future, (client, done) in sent:
             if not client.service_is_ready() and self._end(future):
                 self._tell(done, None, is_away(client.srv_name))
+        with self._lock:
+            return bool(self._sent or self._unsent)
 
     def _tell(self, done: Done[Any], value: Any, why: str) -> None:
         self._post(lambda: done(value, why))
