@@ -91,7 +91,7 @@ class NodeGraph:
         self._events = NumberedPublisher(
             node, msg.TaskEvent, topics.TASK_EVENTS, topics.EVENTS, conversions.event_to_msg
         )
-        self._calls = ServiceCalls(node, post)
+        self._calls = ServiceCalls(post)
         self._load = RestartedServer(node, node.create_client(LoadVolume, topics.LOAD_VOLUME))
         self._select = node.create_client(SelectModel, topics.SELECT_MODEL)
         self._edit = node.create_client(EditSegments, topics.EDIT_SEGMENTS)

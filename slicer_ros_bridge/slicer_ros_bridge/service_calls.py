@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rclpy.client import Client
-from rclpy.node import Node
 from rclpy.task import Future
 
 from samm_core.errors import SammError
@@ -43,7 +42,7 @@ class ServiceCalls:
     called.
     """
 
-    def __init__(self, node: Node, post: Post) -> None:
+    def __init__(self, post: Post) -> None:
         self._post = post
         self._lock = threading.Lock()
         # Calls that a service has yet to answer; one that died never does.

@@ -13,13 +13,14 @@ Which thread calls what:
   service_calls.py convert there what came, and post it to the doors' thread. The diagnostics read `names` there.
 - The worker's thread (worker.py) reads, checks and writes volumes' files, and posts how that ended. Chunks are the
   exception: `chunk` appends its at most 4 MiB on the doors' thread.
+- While a service has yet to answer, a thread looks whether it is still there (service_calls.py).
 - The stream's worker reads the images of a live stream and writes them for the wire. While somebody watches the stream,
   each of its subscriptions has a thread too (live_stream.py), which posts what has come whole.
 - Two threads of the sockets' own touch nothing here: the one that reads and writes HTTP (front.py) and, with keys,
   pyzmq's that looks for allowed clients (curve.py).
 
 To post is to append to a deque and to wake the doors' thread; it never waits. There are two locks. ServiceCalls' is
-for the lists of calls, which the executor's and the doors' thread share; LiveStream's for what its threads put
+for the lists of calls, which that thread, the executor's and the doors' share; LiveStream's for what its threads put
 together. Each is held for that alone, and no other is taken under it.
 
 Knows neither ROS nor sockets.

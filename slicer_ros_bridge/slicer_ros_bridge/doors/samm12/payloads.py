@@ -328,7 +328,7 @@ def _objects(fields: Fields, name: str) -> list[dict[str, Any]]:
 
 
 def _echo(fields: Fields, *names: str) -> dict[str, Any]:
-    """What is sent back as it came: these have to be there, and nothing is asked of them."""
+    """The fields that are sent back unchanged. Each has to be there; its value is not looked at."""
     if missing := [name for name in names if name not in fields]:
         raise Refused(400, f"`{missing[0]}` is missing.")
     return {name: fields[name] for name in names}

@@ -281,7 +281,7 @@ class Supervisor:
             self._start(child)
 
     def _judge_end(self, child: _Child, status: int) -> str:
-        """Say when it is started again, give it up, or leave it at that; what is to be told of it, if anything."""
+        """Decide whether it starts again, has failed, or has ended; the line to print of it, if any."""
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         child.has_started |= time.monotonic() - child.started_at >= STARTED_AFTER_S
         if not child.has_started and status != 0 and status not in _KILLED:
